@@ -1,0 +1,65 @@
+"""Backends: what runs a bundle's two graphs. Chosen from the manifest; nothing else knows which one it is."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from whisper_runtime.bundle import Bundle
+from whisper_runtime.errors import BackendError
+
+BACKENDS = ("onnxruntime",)
+
+
+class Backend(Protocol):
+    """Runs the encoder and the decoder graph of one bundle.
+
+    Arrays are float32 in the device's NHWC layout, s being the window in seconds, d the model's width and n
+    the number of decoder slots.
+    """
+
+    def encode(self, mel: np.ndarray) -> np.ndarray:
+        """Mel (1, 100*s, 80) -> features (1, 50*s, d), to be handed to `decode` as they are."""
+        ...
+
+    def decode(
+        self, features: np.ndarray, token_embeddings: np.ndarray, rows: Sequence[int]
+    ) -> np.ndarray:
+        """Features and token embeddings (n, 1, d) -> logits (len(rows), vocab) of the slots asked for."""
+        ...
+
+    def close(self) -> None:
+        """Give the device back."""
+        ...
+
+    def __enter__(self) -> "Backend": ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def open_backend(bundle: Bundle, name: str | None = None) -> Backend:
+    """Open the backend that fits a bundle.
+
+    Args:
+        bundle: a verified bundle.
+        name: "onnxruntime", or None to choose from the manifest.
+
+    Raises:
+        BackendError: the backend cannot run this bundle or is not installed.
+    """
+    if name not in (None, *BACKENDS):
+        raise BackendError(f"unknown backend '{name}': choose one of {', '.join(BACKENDS)}")
+    if not bundle.manifest.emulated:
+        raise BackendError(
+            f"{bundle.folder}: compiled for {bundle.manifest.arch}; this version of the runtime has no "
+            "HailoRT backend, only emulated bundles run"
+        )
+    from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend.for_bundle(bundle)

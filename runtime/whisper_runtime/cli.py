@@ -1,0 +1,120 @@
+"""Command line of the runtime: `whisper-runtime transcribe` and `whisper-runtime info`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from whisper_runtime import __version__
+from whisper_runtime.backends import BACKENDS
+from whisper_runtime.bundle import Bundle
+from whisper_runtime.errors import WhisperError
+from whisper_runtime.manifest import Manifest
+
+EMULATED_NOTICE = "EMULATED bundle: runs on this CPU with ONNX Runtime, not on a Hailo device"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, or 1 if something could not be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except WhisperError as error:
+        if options.debug:
+            raise
+        print(f"whisper-runtime: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("whisper-runtime: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="whisper-runtime", description="Runs Whisper bundles made by hailo-whisper-toolchain."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    transcribe = commands.add_parser(
+        "transcribe",
+        help="print what is said in recordings",
+        description="Transcribes wav, flac, ogg and mp3 files of any sample rate and channel count.",
+        epilog="Example: whisper-runtime transcribe talk.wav --bundle artifacts/whisper-tiny-10s-seq32-hailo8/latest",
+    )
+    transcribe.add_argument("files", nargs="+", metavar="FILE", help="a recording")
+    transcribe.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="folder of the bundle")
+    transcribe.add_argument("--language", metavar="CODE", help="spoken language, such as de (default: en)")
+    transcribe.add_argument("--backend", choices=BACKENDS, help="default: the one that the bundle is for")
+    transcribe.add_argument("--debug", action="store_true", help="show where an error came from")
+    transcribe.set_defaults(run=_transcribe)
+
+    info = commands.add_parser(
+        "info", help="print what a bundle is", description="Verifies a bundle and prints what it is."
+    )
+    info.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    info.add_argument("--debug", action="store_true", help="show where an error came from")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _transcribe(options: argparse.Namespace) -> int:
+    from whisper_runtime.transcriber import Transcriber
+
+    transcriber = Transcriber.from_bundle(options.bundle, options.backend)
+    if Bundle.open_unverified(options.bundle).manifest.emulated:
+        print(EMULATED_NOTICE, file=sys.stderr)
+    transcriber.prompt(options.language)  # a wrong language is one error, not one for each file
+    status = 0
+    for file in options.files:
+        if len(options.files) > 1:
+            print(f"{file}:")
+        try:
+            for segment in transcriber.transcribe(file, options.language):
+                print(f"[{segment.start:7.2f} - {segment.end:7.2f}] {segment.text}", flush=True)
+        except WhisperError as error:
+            if options.debug:
+                raise
+            print(f"whisper-runtime: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+def _info(options: argparse.Namespace) -> int:
+    print(describe(Bundle.open(options.bundle).manifest))
+    return 0
+
+
+def describe(manifest: Manifest) -> str:
+    """Return what a bundle is, in a few lines for a person."""
+    data = manifest.data
+    lines = [f"{manifest.name} {manifest.version}"]
+    if manifest.emulated:
+        lines.append(f"  {EMULATED_NOTICE}")
+    rows = {
+        "model": f"Whisper {manifest.variant}, window {manifest.seconds} s, {manifest.sequence} decoder slots",
+        "for": manifest.arch,
+        "compiler": f"{data['compiler']['name']} {data['compiler']['version']}",
+        "checkpoint": f"{_source(data['checkpoint']['source'])}, tensors {data['checkpoint']['tensor_digest'][:12]}",
+        "calibration": f"{data['calibration']['count']} windows of {data['calibration']['source']}",
+        "recipe": data["recipe"]["name"],
+        "prompt": " ".join(map(str, manifest.sot_sequence)) + f", ends at {manifest.eot}",
+        "content": manifest.content_digest,
+    }
+    lines += [f"  {key:<12} {value}" for key, value in rows.items()]
+    for key, value in sorted(data["build"].get("snr_db", {}).items()):
+        lines.append(f"  {'SNR':<12} {key}: {value:.1f} dB against float")
+    if not data["evaluations"]:
+        lines.append(f"  {'evaluation':<12} none yet")
+    for name, entry in sorted(manifest.files.items()):
+        lines.append(f"  {'file':<12} {name} ({entry.size / 1e6:.2f} MB)")
+    return "\n".join(lines)
+
+
+def _source(source: dict[str, str]) -> str:
+    return " ".join(str(source[key]) for key in ("kind", "package", "file", "container") if key in source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

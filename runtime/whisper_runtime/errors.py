@@ -1,0 +1,25 @@
+"""Errors that a user can act on.
+
+Every message is one line that says what is wrong, where, and what to do. Library code raises these and
+never exits; the command lines turn them into one line on stderr and a non-zero status.
+"""
+
+
+class WhisperError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class AudioError(WhisperError):
+    """A recording cannot be read, or holds something that is not speech-like audio (empty, NaN, ...)."""
+
+
+class TokenizerError(WhisperError):
+    """The vocabulary file is missing, damaged, or not the one that the model was trained with."""
+
+
+class BundleError(WhisperError):
+    """A bundle is incomplete, changed since it was written, or of a schema that this version cannot read."""
+
+
+class BackendError(WhisperError):
+    """The accelerator or its emulation cannot be used, or was handed something of the wrong shape or type."""

@@ -1,0 +1,128 @@
+"""From a recording to text: windows, mel, encoder, decoder."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from whisper_runtime.audio import SAMPLE_RATE, check_samples, load_audio
+from whisper_runtime.backends import Backend, open_backend
+from whisper_runtime.bundle import Bundle
+from whisper_runtime.decoding import GreedyDecoder
+from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.errors import TokenizerError
+from whisper_runtime.mel import window_mel
+from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.windows import cut_windows
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The text of one window.
+
+    Attributes:
+        start, end: seconds from the recording's start.
+        text: what was said.
+        tokens: the text's tokens.
+        avg_logprob: mean natural log probability of the tokens.
+    """
+
+    start: float
+    end: float
+    text: str
+    tokens: tuple[int, ...]
+    avg_logprob: float
+
+
+class Transcriber:
+    """Transcribes recordings with any backend that keeps the two-graph contract.
+
+    Args:
+        backend: runs the encoder and the decoder graph.
+        embedding: the host's embeddings.
+        tokenizer: the model's tokenizer.
+        seconds: window of the encoder graph.
+        sequence: slots of the decoder graph.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        embedding: TokenEmbedding,
+        tokenizer: Tokenizer,
+        seconds: int,
+        sequence: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.seconds = seconds
+        self._backend = backend
+        self._decoder = GreedyDecoder(backend, embedding, tokenizer, sequence)
+
+    @classmethod
+    def from_bundle(cls, folder: str | Path, backend: str | None = None) -> "Transcriber":
+        """Verify a bundle and open it.
+
+        Raises:
+            BundleError: the bundle is damaged or not one.
+            BackendError: it cannot run here.
+        """
+        bundle = Bundle.open(folder)
+        manifest = bundle.manifest
+        return cls(
+            open_backend(bundle, backend),
+            bundle.embedding(),
+            bundle.tokenizer(),
+            manifest.seconds,
+            manifest.sequence,
+        )
+
+    def prompt(self, language: str | None = None) -> tuple[int, ...]:
+        """The sot sequence for a language code (default English) without timestamps.
+
+        Raises:
+            TokenizerError: the model does not know the language.
+        """
+        if language is None:
+            return self.tokenizer.sot_sequence()
+        if not self.tokenizer.multilingual and language != "en":
+            raise TokenizerError(f"language '{language}': an .en model knows only English")
+        if self.tokenizer.multilingual and language not in self.tokenizer.languages:
+            raise TokenizerError(f"unknown language '{language}': use a code such as en, de or fr")
+        return self.tokenizer.sot_sequence(language)
+
+    def transcribe(
+        self, audio: str | os.PathLike[str] | np.ndarray, language: str | None = None
+    ) -> Iterator[Segment]:
+        """Yield the text window by window, as it is decoded.
+
+        Args:
+            audio: a file, or mono samples at 16 kHz (float in +-1, or int16).
+            language: code such as "en"; None for English.
+
+        Raises:
+            AudioError: the recording cannot be used.
+            TokenizerError: the model does not know the language.
+            BackendError: the device fails.
+        """
+        prompt = self.prompt(language)
+        if isinstance(audio, np.ndarray):
+            samples = check_samples(audio, "audio")
+        else:
+            samples = load_audio(audio)
+        for window in cut_windows(samples, self.seconds):
+            mel = window_mel(window.samples, self.seconds)
+            features = self._backend.encode(np.ascontiguousarray(mel.T[None]))
+            decoded = self._decoder.decode(features, prompt)
+            yield Segment(
+                start=window.start / SAMPLE_RATE,
+                end=(window.start + len(window.samples)) / SAMPLE_RATE,
+                text=self.tokenizer.decode(decoded.tokens).strip(),
+                tokens=decoded.tokens,
+                avg_logprob=decoded.avg_logprob,
+            )
+
+    def text(self, audio: str | os.PathLike[str] | np.ndarray, language: str | None = None) -> str:
+        """Return the whole text of a recording, windows joined by spaces. Raises as `transcribe`."""
+        return " ".join(filter(None, (segment.text for segment in self.transcribe(audio, language))))

@@ -1,0 +1,128 @@
+"""The emulator: the graphs in integer arithmetic for ONNX Runtime, so that all else can run on any machine.
+
+It says what int8 costs in accuracy and lets the runtime be tried without a device. It is not the vendor's
+compiler: it quantises the layers and leaves what is between them in float, does not fine-tune, and knows nothing
+of the chip's memory, contexts or speed. Its files are called `.emulated.onnx` and the manifest says so.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from whisper_runtime.backends.onnxruntime import DECODER, ENCODER
+from whisper_toolchain import export
+from whisper_toolchain.calibration import CALIBRATION, HOLDOUT, CalibrationFiles
+from whisper_toolchain.compilers import Compiled, CompileJob
+from whisper_toolchain.compilers.quantised_graph import find_layers, quantise, tensors_to_measure
+from whisper_toolchain.compilers.ranges import Feeds, collect_ranges
+from whisper_toolchain.ort_session import open_session
+from whisper_toolchain.recipe import GraphRecipe
+from whisper_toolchain.signal_to_noise import SignalToNoise
+
+
+class Emulator:
+    """Compiles with ONNX Runtime instead of the vendor's compiler."""
+
+    name = "emulator"
+    emulated = True
+
+    @property
+    def version(self) -> str:
+        """Version of ONNX Runtime."""
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    def compile(self, job: CompileJob) -> Compiled:
+        """Write `encoder.emulated.onnx` and `decoder.emulated.onnx`, and measure both on the holdout.
+
+        Raises:
+            CompileError: the graphs cannot be quantised.
+            RecipeError: the recipe names a layer that does not exist.
+        """
+        encoder = _quantise(
+            job, job.export / export.ENCODER, job.recipe.encoder, Rows(job.calibration, CALIBRATION).encoder
+        )
+        (job.output / ENCODER).write_bytes(encoder)
+        decoder = _quantise(
+            job, job.export / export.DECODER, job.recipe.decoder, Rows(job.calibration, CALIBRATION).decoder
+        )
+        (job.output / DECODER).write_bytes(decoder)
+        return Compiled(ENCODER, DECODER, measure(job), {})
+
+
+class Rows:
+    """Feeds for the exported graphs from recorded arrays (device layout in, graph layout out)."""
+
+    def __init__(self, folder: Path, files: CalibrationFiles) -> None:
+        def load(name: str) -> np.ndarray:
+            array: np.ndarray = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+            return array
+
+        self._mel = load(files.mel)
+        self._features = load(files.features)
+        self._embeddings = load(files.token_embeddings)
+        self.lengths = load(files.lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def encoder(self, limit: int | None = None) -> Iterable[Feeds]:
+        """Yield `mel` (1, 80, 1, frames) of each row."""
+        for mel in self._mel[:limit]:
+            yield {"mel": np.ascontiguousarray(mel.transpose(2, 0, 1))[None]}
+
+    def decoder(self, limit: int | None = None) -> Iterable[Feeds]:
+        """Yield `features` (1, frames, d) and `token_embeddings` (1, d, seq, 1) of each row."""
+        for features, embeddings in zip(self._features[:limit], self._embeddings[:limit], strict=True):
+            yield {
+                "features": np.array(features),
+                "token_embeddings": np.ascontiguousarray(embeddings.transpose(2, 0, 1))[None],
+            }
+
+
+def _quantise(job: CompileJob, path: Path, recipe: GraphRecipe, rows: "Rows.encoder") -> bytes:
+    model = onnx.load(path)
+    layers = find_layers(model)
+    names = [layer.name for layer in layers]
+    recipe.check_layers({*names, *(node.name.rsplit("/", 1)[0] for node in model.graph.node)}, path.name)
+    ranges = collect_ranges(
+        model,
+        tensors_to_measure(layers),
+        lambda: rows(recipe.calibration_rows),
+        recipe.clip,
+        job.output,
+    )
+    wide = sum(recipe.bits(name) == 16 for name in names)
+    job.report(f"emulator: {path.name}: {len(layers)} layers, {wide} of them in 16 bits, the others in 8")
+    return quantise(model, layers, ranges, recipe).SerializeToString(deterministic=True)
+
+
+def measure(job: CompileJob) -> dict[str, float]:
+    """Signal-to-noise ratios of the compiled graphs against the float ones on the holdout, in dB.
+
+    `features`: the encoder's output. `logits`: the decoder's, on float features, over the filled slots. Both
+    graphs are judged alone, so that the worse one shows.
+    """
+    rows = Rows(job.calibration, HOLDOUT)
+    result = {}
+    features = SignalToNoise()
+    float_session = open_session(job.export / export.ENCODER)
+    session = open_session(job.output / ENCODER)
+    for feeds in rows.encoder():
+        features.add(float_session.run(["features"], feeds)[0], session.run(["features"], feeds)[0])
+    result["features"] = features.decibels
+    logits = SignalToNoise()
+    float_session = open_session(job.export / export.DECODER)
+    session = open_session(job.output / DECODER)
+    for feeds, length in zip(rows.decoder(), rows.lengths, strict=True):
+        for reference, quantised in zip(
+            float_session.run(list(export.LOGITS), feeds),
+            session.run(list(export.LOGITS), feeds),
+            strict=True,
+        ):
+            logits.add(reference[0, :length], quantised[0, :length])
+    result["logits"] = logits.decibels
+    return result

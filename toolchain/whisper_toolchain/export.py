@@ -1,0 +1,205 @@
+"""Export to the two graphs that run on the accelerator, checked against the torch model on real speech.
+
+    encoder: mel [1,80,1,100*s] -> features [1,50*s,d]
+    decoder: features [1,50*s,d], token_embeddings [1,d,seq,1] -> logits_0..3 [1,seq,v_i]
+
+Token lookup and positional addition happen on the host. All shapes are fixed, all names are ours.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from whisper_runtime.mel import window_mel
+from whisper_toolchain.errors import ExportError
+from whisper_toolchain.graph_names import rename_graph
+from whisper_toolchain.graph_simplify import simplify
+from whisper_toolchain.ort_session import open_session
+from whisper_toolchain.shape_plan import LOGIT_PARTS, ShapePlan
+
+# 13 is what the reference flow hands to the vendor's parser: LayerNormalization and Gelu are decomposed in it.
+OPSET = 13
+ENCODER = "encoder.onnx"
+DECODER = "decoder.onnx"
+LOGITS = tuple(f"logits_{part}" for part in range(LOGIT_PARTS))
+
+# Both sides compute in float32 and differ only in the order of sums. Measured: 5e-5 on features of size 10
+# and 1e-4 on logits of size 30; ten times that is a bug and not rounding.
+FEATURE_TOLERANCE = 1e-3
+LOGIT_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """How far the exported graphs are from the torch model, on one window of real speech.
+
+    Attributes:
+        feature_error: largest absolute difference of the features.
+        logit_error: largest absolute difference of the logits.
+        argmax_equal: whether every position's most likely token is the same.
+    """
+
+    feature_error: float
+    logit_error: float
+    argmax_equal: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures with the tolerances they were held to."""
+        return {
+            **asdict(self),
+            "feature_tolerance": FEATURE_TOLERANCE,
+            "logit_tolerance": LOGIT_TOLERANCE,
+        }
+
+
+class _Encoder(torch.nn.Module):
+    def __init__(self, whisper: Any) -> None:
+        super().__init__()
+        self.encoder = whisper.encoder
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.encoder(mel)
+        return features
+
+
+class _EmbeddedDecoder(torch.nn.Module):
+    """Gives `TextDecoder.forward_embedded` a module of its own, so that its nodes are traced in a scope."""
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.blocks = decoder.blocks
+        self.ln = decoder.ln
+        self._forward = [decoder.forward_embedded]  # in a list, or torch would register the decoder again
+
+    def forward(self, embedded: torch.Tensor, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self._forward[0](embedded, features))
+
+
+class _Decoder(torch.nn.Module):
+    def __init__(self, whisper: Any) -> None:
+        super().__init__()
+        self.decoder = _EmbeddedDecoder(whisper.decoder)
+
+    def forward(self, features: torch.Tensor, token_embeddings: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        embedded = token_embeddings.squeeze(3).permute(0, 2, 1)
+        logits: tuple[torch.Tensor, ...] = self.decoder(embedded, features)
+        return logits
+
+
+def export_graphs(model: torch.nn.Module, plan: ShapePlan, folder: Path) -> None:
+    """Write `encoder.onnx` and `decoder.onnx` into a folder.
+
+    Args:
+        model: the patched model of `model.build_model`, with the plan's window.
+        plan: the shapes.
+        folder: where to write.
+
+    Raises:
+        ExportError: the graphs do not have the inputs, outputs and shapes of the contract.
+    """
+    state = plan.state
+    _export(
+        _Encoder(model),
+        {"mel": (1, plan.dims.n_mels, 1, plan.mel_frames)},
+        {"features": (1, plan.feature_frames, state)},
+        folder / ENCODER,
+    )
+    _export(
+        _Decoder(model),
+        {"features": (1, plan.feature_frames, state), "token_embeddings": (1, state, plan.sequence, 1)},
+        {
+            name: (1, plan.sequence, size)
+            for name, size in zip(LOGITS, plan.vocabulary_parts, strict=True)
+        },
+        folder / DECODER,
+    )
+
+
+def _export(
+    module: torch.nn.Module,
+    inputs: dict[str, tuple[int, ...]],
+    outputs: dict[str, tuple[int, ...]],
+    path: Path,
+) -> None:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The tracer remarks on every shape that it makes constant (that is what we want) and on being the
+        # older of torch's two exporters (the newer one ignores the opset asked for and renames everything).
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            tuple(torch.zeros(shape) for shape in inputs.values()),
+            buffer,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            do_constant_folding=True,
+            dynamo=False,
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    simplify(model)
+    rename_graph(model)
+    model.producer_name = "hailo-whisper-toolchain"
+    model.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+    onnx.checker.check_model(model, full_check=True)
+    for wanted, values in ((inputs, model.graph.input), (outputs, model.graph.output)):
+        found = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+        if found != wanted:
+            raise ExportError(f"{path.name}: the exporter made {found}, the contract says {wanted}")
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def check_export(
+    model: torch.nn.Module, plan: ShapePlan, folder: Path, samples: np.ndarray, tokens: Sequence[int]
+) -> ExportCheck:
+    """Run the exported graphs and the torch model on the same speech and compare.
+
+    Args:
+        model: the patched model that was exported.
+        plan: its shapes.
+        folder: holds the two graphs.
+        samples: float32 speech at 16 kHz, at most one window.
+        tokens: at least one token id; they are repeated to fill the sequence, so that every position counts.
+
+    Raises:
+        ExportError: a difference is beyond its tolerance, or a position has another most likely token.
+    """
+    mel = window_mel(samples, plan.seconds)[None, :, None, :]
+    ids = torch.tensor([[tokens[i % len(tokens)] for i in range(plan.sequence)]])
+    decoder: Any = model.decoder
+    features: np.ndarray = model.encoder(torch.from_numpy(mel)).numpy()  # type: ignore[operator]
+    embedded = decoder.token_embedding(ids) + decoder.positional_embedding[: plan.sequence]
+    logits: np.ndarray = decoder(ids, torch.from_numpy(features)).numpy()
+    onnx_features = open_session(folder / ENCODER).run(["features"], {"mel": mel})[0]
+    feeds = {
+        # The decoder gets the torch features, so that each graph is judged alone.
+        "features": features,
+        "token_embeddings": np.ascontiguousarray(embedded.numpy().transpose(0, 2, 1)[..., None]),
+    }
+    onnx_logits = np.concatenate(open_session(folder / DECODER).run(list(LOGITS), feeds), axis=-1)
+    check = ExportCheck(
+        feature_error=float(np.abs(onnx_features - features).max()),
+        logit_error=float(np.abs(onnx_logits - logits).max()),
+        argmax_equal=bool((onnx_logits.argmax(-1) == logits.argmax(-1)).all()),
+    )
+    # Written so that a NaN fails too.
+    if not (
+        check.feature_error <= FEATURE_TOLERANCE
+        and check.logit_error <= LOGIT_TOLERANCE
+        and check.argmax_equal
+    ):
+        raise ExportError(
+            f"the exported graphs differ from the torch model: features by {check.feature_error:.2g} "
+            f"(tolerance {FEATURE_TOLERANCE}), logits by {check.logit_error:.2g} (tolerance "
+            f"{LOGIT_TOLERANCE}), same argmax at every position: {check.argmax_equal}"
+        )
+    return check

@@ -1,0 +1,24 @@
+"""Signal-to-noise ratio of a quantised result against the float one."""
+
+import numpy as np
+
+
+class SignalToNoise:
+    """Accumulates 10 * log10(sum of squares of the reference / sum of squares of the error), in dB."""
+
+    def __init__(self) -> None:
+        self._signal = 0.0
+        self._noise = 0.0
+
+    def add(self, reference: np.ndarray, quantised: np.ndarray) -> None:
+        """Add two arrays of one shape."""
+        reference = np.asarray(reference, np.float64)
+        self._signal += float(np.square(reference).sum())
+        self._noise += float(np.square(reference - quantised).sum())
+
+    @property
+    def decibels(self) -> float:
+        """The ratio of all that was added; infinite where nothing differs, NaN where nothing was added."""
+        if self._signal == 0.0:
+            return float("nan")
+        return float("inf") if self._noise == 0.0 else 10.0 * float(np.log10(self._signal / self._noise))

@@ -1,0 +1,171 @@
+"""Stages: each makes one folder of files from inputs that are known by their digests.
+
+A stage whose inputs have not changed does nothing. One that is interrupted leaves nothing but a scratch
+folder, which the next run of the same stage removes: files are written there, flushed to disk, and the
+folder is renamed into place as a whole.
+"""
+
+import errno
+import hashlib
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from whisper_toolchain.download import sha256_file
+from whisper_toolchain.errors import StageError
+
+RECORD = "stage.json"
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise to JSON with sorted keys and no spaces, so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def canonical_digest(value: Any) -> str:
+    """Return the sha256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
+
+
+def code_digest(*modules: ModuleType) -> str:
+    """Return the sha256 over the source of modules: a stage is stale when the code that makes it changed."""
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(Path(str(inspect.getsourcefile(module))).read_bytes())
+    return digest.hexdigest()
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file of a folder and the folder itself to disk."""
+    for path in [*sorted(folder.rglob("*")), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a finished stage left behind.
+
+    Attributes:
+        folder: where its files are.
+        key: digest of everything the stage was made from.
+        files: file name -> {"size", "sha256", "mtime_ns"}.
+        results: what the stage measured, as plain JSON values.
+    """
+
+    folder: Path
+    key: str
+    files: Mapping[str, Mapping[str, Any]]
+    results: Mapping[str, Any]
+
+    def digests(self) -> dict[str, str]:
+        """File name -> sha256, sorted by name: what a later stage names as its input."""
+        return {name: str(entry["sha256"]) for name, entry in sorted(self.files.items())}
+
+    @classmethod
+    def read(cls, folder: Path, needs: str) -> "Stage":
+        """Read a finished stage and check its files.
+
+        Args:
+            folder: the stage's folder.
+            needs: the command that makes it, for the message.
+
+        Raises:
+            StageError: there is no finished stage in the folder, or its files changed since.
+        """
+        stage = cls._read_or_none(folder)
+        if stage is None:
+            raise StageError(f"{folder} is missing or was changed: run `whisper-toolchain {needs}` first")
+        return stage
+
+    @classmethod
+    def _read_or_none(cls, folder: Path) -> "Stage | None":
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            stage = cls(folder, record["key"], record["files"], record["results"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # no record, or a damaged one: the stage is simply made again
+        return stage if all(_unchanged(folder / name, entry) for name, entry in stage.files.items()) else None
+
+
+def _unchanged(path: Path, entry: Mapping[str, Any]) -> bool:
+    """True if a file is as recorded; hashed again only when its size agrees but its time does not."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    if status.st_size != entry["size"]:
+        return False
+    return status.st_mtime_ns == entry["mtime_ns"] or sha256_file(path) == entry["sha256"]
+
+
+def run_stage(
+    name: str,
+    folder: Path,
+    inputs: Mapping[str, Any],
+    make: Callable[[Path], Mapping[str, Any]],
+    report: Callable[[str], None],
+) -> Stage:
+    """Make a stage's folder, unless it is there already and made from the same inputs.
+
+    Args:
+        name: the stage's name, for messages.
+        folder: where its files end up.
+        inputs: everything that the files depend on, as plain JSON values.
+        make: writes the files into the scratch folder it is given and returns what it measured.
+        report: takes one line of progress.
+
+    Raises:
+        StageError: the disk is full or the folder cannot be written.
+    """
+    key = canonical_digest({"stage": name, **inputs})
+    done = Stage._read_or_none(folder)
+    if done is not None and done.key == key:
+        report(f"{name}: up to date ({folder})")
+        return done
+    scratch = folder.with_name(folder.name + ".partial")
+    try:
+        remove_tree(scratch)
+        scratch.mkdir(parents=True)
+        results = make(scratch)
+        files = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
+        record = {"stage": name, "key": key, "inputs": inputs, "files": files, "results": results}
+        (scratch / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        sync_tree(scratch)
+        remove_tree(folder)
+        scratch.replace(folder)
+    except OSError as error:
+        remove_tree(scratch)
+        if error.errno == errno.ENOSPC:
+            raise StageError(f"{name}: the disk that holds {folder.parent} is full") from error
+        raise StageError(f"{name}: cannot write {folder}: {error.strerror or error}") from error
+    except BaseException:
+        remove_tree(scratch)
+        raise
+    report(f"{name}: wrote {folder} ({', '.join(_sizes(files))})")
+    return Stage(folder, key, files, results)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all it holds, if it is there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    return {"size": status.st_size, "sha256": sha256_file(path), "mtime_ns": status.st_mtime_ns}
+
+
+def _sizes(files: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    for name, entry in files.items():
+        yield f"{name} {entry['size'] / 1e6:.1f} MB"
