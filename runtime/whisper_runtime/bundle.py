@@ -43,8 +43,7 @@ class Bundle:
                     raise BundleError(f"{path}: missing from the bundle: build or copy the bundle again")
                 if path.stat().st_size != entry.size or _sha256(path) != entry.sha256:
                     raise BundleError(
-                        f"{path}: changed since the bundle was built (digest differs): "
-                        "build or copy the bundle again"
+                        f"{path}: changed since the bundle was built (digest differs): build or copy the bundle again"
                     )
             except OSError as error:
                 raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from error

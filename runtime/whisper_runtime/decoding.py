@@ -49,9 +49,7 @@ class GreedyDecoder:
         sequence: number of slots of the decoder graph.
     """
 
-    def __init__(
-        self, backend: Backend, embedding: TokenEmbedding, tokenizer: Tokenizer, sequence: int
-    ) -> None:
+    def __init__(self, backend: Backend, embedding: TokenEmbedding, tokenizer: Tokenizer, sequence: int) -> None:
         self._backend = backend
         self._embedding = embedding
         self._sequence = sequence
@@ -100,9 +98,7 @@ class GreedyDecoder:
         return Decoded(tuple(tokens), average, len(logprobs))
 
 
-def fill_slots(
-    prompt: Sequence[int], tokens: Sequence[int], sequence: int
-) -> tuple[list[int], list[int]]:
+def fill_slots(prompt: Sequence[int], tokens: Sequence[int], sequence: int) -> tuple[list[int], list[int]]:
     """Choose the tokens for the decoder's slots, with their true positions.
 
     Returns:
@@ -131,8 +127,7 @@ def loop_length(tokens: Sequence[int]) -> int:
             continue
         phrase = list(tokens[-length:])
         if all(
-            list(tokens[len(tokens) - (i + 1) * length : len(tokens) - i * length]) == phrase
-            for i in range(1, rounds)
+            list(tokens[len(tokens) - (i + 1) * length : len(tokens) - i * length]) == phrase for i in range(1, rounds)
         ):
             return (rounds - 1) * length
     return 0

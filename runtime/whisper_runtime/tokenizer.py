@@ -156,9 +156,7 @@ class Tokenizer:
             raise TokenizerError(f"unknown language {code!r}, {kind}: {', '.join(self.languages)}")
         return self.sot + 1 + self.languages.index(code)
 
-    def sot_sequence(
-        self, language: str = "en", task: str = "transcribe", timestamps: bool = False
-    ) -> tuple[int, ...]:
+    def sot_sequence(self, language: str = "en", task: str = "transcribe", timestamps: bool = False) -> tuple[int, ...]:
         """The prompt that the model was trained to continue.
 
         Multilingual: start, language, task; English-only models know neither language nor task and get the

@@ -92,9 +92,7 @@ class Transcriber:
             raise TokenizerError(f"unknown language '{language}': use a code such as en, de or fr")
         return self.tokenizer.sot_sequence(language)
 
-    def transcribe(
-        self, audio: str | os.PathLike[str] | np.ndarray, language: str | None = None
-    ) -> Iterator[Segment]:
+    def transcribe(self, audio: str | os.PathLike[str] | np.ndarray, language: str | None = None) -> Iterator[Segment]:
         """Yield the text window by window, as it is decoded.
 
         Args:
@@ -107,10 +105,7 @@ class Transcriber:
             BackendError: the device fails.
         """
         prompt = self.prompt(language)
-        if isinstance(audio, np.ndarray):
-            samples = check_samples(audio, "audio")
-        else:
-            samples = load_audio(audio)
+        samples = check_samples(audio, "audio") if isinstance(audio, np.ndarray) else load_audio(audio)
         for window in cut_windows(samples, self.seconds):
             mel = window_mel(window.samples, self.seconds)
             features = self._backend.encode(np.ascontiguousarray(mel.T[None]))

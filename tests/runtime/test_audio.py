@@ -41,9 +41,7 @@ def assert_refused(path, *words):
         assert word in message
 
 
-@pytest.mark.parametrize(
-    ("format_", "extension"), [("WAV", "wav"), ("FLAC", "flac"), ("OGG", "ogg"), ("MP3", "mp3")]
-)
+@pytest.mark.parametrize(("format_", "extension"), [("WAV", "wav"), ("FLAC", "flac"), ("OGG", "ogg"), ("MP3", "mp3")])
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_reads_any_format_rate_and_channel_count(tmp_path, format_, extension, rate, channels):

@@ -188,9 +188,7 @@ def assert_refused(path, n_vocab, words):
     assert path.name in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("used", "wanted"), [(MULTILINGUAL, ENGLISH), (ENGLISH, MULTILINGUAL), (ENGLISH, LARGE_V3)]
-)
+@pytest.mark.parametrize(("used", "wanted"), [(MULTILINGUAL, ENGLISH), (ENGLISH, MULTILINGUAL), (ENGLISH, LARGE_V3)])
 def test_vocabulary_of_another_kind_of_model(whisper_assets, used, wanted):
     assert_refused(whisper_assets / FILES[used], wanted, "text tokens")
 

@@ -94,9 +94,7 @@ def ctranslate2_variables(state, dims=DIMS):
         for i in range(layers):
             theirs, ours = f"{side}/layer_{i}", f"{side}.blocks.{i}"
             norm(f"{theirs}/self_attention/layer_norm", f"{ours}.attn_ln")
-            linear(
-                f"{theirs}/self_attention/linear_0", *(f"{ours}.attn.{p}" for p in ("query", "key", "value"))
-            )
+            linear(f"{theirs}/self_attention/linear_0", *(f"{ours}.attn.{p}" for p in ("query", "key", "value")))
             linear(f"{theirs}/self_attention/linear_1", f"{ours}.attn.out")
             if side == "decoder":
                 norm(f"{theirs}/attention/layer_norm", f"{ours}.cross_attn_ln")
@@ -143,9 +141,7 @@ def huggingface_state(state):
             part = parts[".".join(pieces[3:-1])]
             name = f"{pieces[0]}.layers.{pieces[2]}.{part}.{pieces[-1]}"
         name = name.replace("ln_post", "layer_norm").replace("decoder.ln.", "decoder.layer_norm.")
-        name = name.replace("positional_embedding", "embed_positions.weight").replace(
-            "token_embedding", "embed_tokens"
-        )
+        name = name.replace("positional_embedding", "embed_positions.weight").replace("token_embedding", "embed_tokens")
         out[f"model.{name}"] = array
     return out
 
@@ -448,13 +444,9 @@ def test_ctranslate2_that_is_quantised_or_of_another_version(tmp_path):
     for dtype in (np.int8, np.int16):
         write_ctranslate2(folder, variables | {weight: np.ones((32, 8), dtype)})
         refused(path, "quantised", weight, "needs float16/float32 weights")
-    write_ctranslate2(
-        folder, variables | {"decoder/layer_0/self_attention/linear_0/bias": np.ones(24, np.float16)}
-    )
+    write_ctranslate2(folder, variables | {"decoder/layer_0/self_attention/linear_0/bias": np.ones(24, np.float16)})
     refused(path, "key bias that is not zero")
-    write_ctranslate2(
-        folder, variables | {"decoder/projection/weight": np.ones((20, 8), np.float16)}, aliases={}
-    )
+    write_ctranslate2(folder, variables | {"decoder/projection/weight": np.ones((20, 8), np.float16)}, aliases={})
     refused(path, "untied")
     write_ctranslate2(folder, variables | {"decoder/new/weight": np.ones(2, np.float16)})
     refused(path, "1 tensor is unexpected: decoder/new/weight")
@@ -591,9 +583,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path):
     state = make_state()
     backwards = {name: np.asfortranarray(state[name]) for name in reversed(list(state))}
     contents = set()
-    for i, (tensors, source) in enumerate(
-        [(state, {"a": "1", "b": "2"}), (backwards, {"b": "2", "a": "1"})] * 4
-    ):
+    for i, (tensors, source) in enumerate([(state, {"a": "1", "b": "2"}), (backwards, {"b": "2", "a": "1"})] * 4):
         save(Checkpoint("tiny", DIMS, tensors, source), tmp_path / str(i))
         contents.add((tmp_path / str(i)).read_bytes())
     assert len(contents) == 1
@@ -721,7 +711,5 @@ def test_every_variant_has_pinned_weights():
 def test_the_real_tiny_en(tiny_en_checkpoint):
     checkpoint = tiny_en_checkpoint
     assert tensor_digest(checkpoint.state) == TINY_EN_DIGEST
-    assert {name: array.shape for name, array in checkpoint.state.items()} == expected_shapes(
-        DIMENSIONS["tiny.en"]
-    )
+    assert {name: array.shape for name, array in checkpoint.state.items()} == expected_shapes(DIMENSIONS["tiny.en"])
     assert {array.dtype for array in checkpoint.state.values()} == {np.dtype(np.float16)}

@@ -206,9 +206,7 @@ value = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=5,
 )
-shared = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+shared = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @shared
@@ -262,9 +260,7 @@ def test_the_digest_does_not_depend_on_the_place(corpus: Path, tmp_path: Path) -
 def test_the_digest_itself(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"audio")
     audio = hashlib.sha256(b"audio").hexdigest()
-    expected = hashlib.sha256(
-        f'["one", "{audio}", "h\\u00e9"]\n["two", "{audio}", null]\n'.encode()
-    ).hexdigest()
+    expected = hashlib.sha256(f'["one", "{audio}", "h\\u00e9"]\n["two", "{audio}", null]\n'.encode()).hexdigest()
     two, one = Utterance("two", tmp_path / "a", None, "x"), Utterance("one", tmp_path / "a", "hé", None)
     assert digest([two, one]) == expected
     with pytest.raises(DatasetError, match="cannot read"):
@@ -333,9 +329,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Package, 
     return (Package("demo", "demo-1.tar.gz", sha256_file(links / "demo-1.tar.gz"), "mine", clips),)
 
 
-def test_the_registry_sample(
-    tmp_path: Path, packages: tuple[Package, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_registry_sample(tmp_path: Path, packages: tuple[Package, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_sample, "PACKAGES", packages)
     root, downloads = tmp_path / "sample", tmp_path / "downloads"
     lines: list[str] = []

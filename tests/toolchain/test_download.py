@@ -235,9 +235,7 @@ def test_a_full_disk_is_one_line(server: Server, tmp_path: Path) -> None:
         return FullDisk(path, "a+")  # type: ignore[return-value]
 
     with pytest.raises(DownloadError, match=r"no room for .*file\.bin\.part \(No space left on device\)"):
-        download._download(
-            LOOPBACK, server.url("/file"), tmp_path / "file.bin", SHA256, lambda _: None, open_part
-        )
+        download._download(LOOPBACK, server.url("/file"), tmp_path / "file.bin", SHA256, lambda _: None, open_part)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -100,9 +100,7 @@ def test_a_json_index(tmp_path: Path, serve: Callable[[Path], str]) -> None:
         def guess_type(self, path: object) -> str:
             return "application/vnd.pypi.simple.v1+json"
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Json, directory=str(tmp_path))
-    )
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Json, directory=str(tmp_path)))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
@@ -131,9 +129,7 @@ def test_find_links(index: Path, tmp_path: Path) -> None:
 def test_the_next_index_is_asked(index: Path, tmp_path: Path, serve: Callable[[Path], str]) -> None:
     (tmp_path / "empty").mkdir()
     empty = serve(tmp_path / "empty")
-    configuration = Configuration(
-        (empty, "http://127.0.0.1:9/simple", serve(index) + "/simple"), (), timeout=2
-    )
+    configuration = Configuration((empty, "http://127.0.0.1:9/simple", serve(index) + "/simple"), (), timeout=2)
     assert get(configuration, tmp_path / "a").read_bytes() == CONTENT
 
 
@@ -186,9 +182,7 @@ def test_reads_what_pip_reads(index: Path, tmp_path: Path, monkeypatch: pytest.M
     assert read_configuration().indexes == ()
 
 
-def test_without_configuration_pip_is_asked_for_its_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_configuration_pip_is_asked_for_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     for name in ("PIP_INDEX_URL", "PIP_NO_INDEX"):
         monkeypatch.delenv(name, raising=False)
@@ -214,9 +208,7 @@ def fake_npm(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
 
 def test_npm_packs_without_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
-    fake_npm(
-        tmp_path / "bin", monkeypatch, f'echo "$@" > {shlex.quote(str(log))}; echo tgz > scope-name-1.0.0.tgz'
-    )
+    fake_npm(tmp_path / "bin", monkeypatch, f'echo "$@" > {shlex.quote(str(log))}; echo tgz > scope-name-1.0.0.tgz')
     to = tmp_path / "out/name.tgz"
     assert fetch_npm("@scope/name", "1.0.0", to, report=lambda _: None).read_text() == "tgz\n"
     assert log.read_text().split()[:3] == ["pack", "--ignore-scripts", "--json"]
@@ -228,9 +220,7 @@ def test_npm_packs_without_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_npm_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_npm(
-        tmp_path / "bin", monkeypatch, r"""printf '%s' '{"error": {"summary": "No such\nversion"}}'; exit 1"""
-    )
+    fake_npm(tmp_path / "bin", monkeypatch, r"""printf '%s' '{"error": {"summary": "No such\nversion"}}'; exit 1""")
     with pytest.raises(DownloadError, match=r"npm cannot fetch name@1\.0: No such version"):
         fetch_npm("name", "1.0", tmp_path / "a")
     with pytest.raises(DownloadError, match="offline, and"):
@@ -285,9 +275,7 @@ Maker = Callable[[Path, Members], Path]
 
 @pytest.mark.parametrize(("make", "name"), MAKERS)
 def test_extracts_just_the_members(tmp_path: Path, make: Maker, name: str) -> None:
-    archive = make(
-        tmp_path / name, [("p/a.wav", b"a" * 700_000), ("p/b.wav", b""), ("/evil", b"x"), ("p/../c", b"x")]
-    )
+    archive = make(tmp_path / name, [("p/a.wav", b"a" * 700_000), ("p/b.wav", b""), ("/evil", b"x"), ("p/../c", b"x")])
     out = tmp_path / "out"
     extract_members(archive, {"p/a.wav": out / "deep/a", "p/b.wav": out / "b"})
     assert (out / "deep/a").read_bytes() == b"a" * 700_000
@@ -298,9 +286,7 @@ def test_extracts_just_the_members(tmp_path: Path, make: Maker, name: str) -> No
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(("make", "name"), MAKERS)
 def test_hostile_members(tmp_path: Path, make: Maker, name: str) -> None:
-    archive = make(
-        tmp_path / name, [("/abs", b"x"), ("../up", b"x"), ("link", None), ("two", b"1"), ("two", b"2")]
-    )
+    archive = make(tmp_path / name, [("/abs", b"x"), ("../up", b"x"), ("link", None), ("two", b"1"), ("two", b"2")])
     for member, message in [
         ("/abs", "leaves the folder"),
         ("../up", "leaves the folder"),

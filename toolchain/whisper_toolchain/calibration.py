@@ -18,7 +18,6 @@ from types import TracebackType
 
 import numpy as np
 from tqdm import tqdm
-
 from whisper_runtime.audio import load_audio
 from whisper_runtime.backends import Backend
 from whisper_runtime.decoding import GreedyDecoder, fill_slots
@@ -26,6 +25,7 @@ from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.mel import window_mel
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.windows import cut_windows
+
 from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.errors import DatasetError
 from whisper_toolchain.shape_plan import ShapePlan
@@ -107,12 +107,8 @@ class ArrayWriter:
         self._shape = shape
         self._dtype = np.dtype(dtype)
         self._rows = 0
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": shape,
-        }
-        np.lib.format.write_array_header_1_0(self._file, header)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)  # type: ignore[no-untyped-call]
 
     def append(self, row: np.ndarray) -> None:
         """Write the next row. Raises ValueError if its shape or type is not the array's."""
@@ -162,7 +158,8 @@ def record(
     count, state = len(windows), plan.state
     decoder = GreedyDecoder(backend, embedding, tokenizer, plan.sequence)
     prompt = tokenizer.sot_sequence()
-    samples, loaded = np.zeros(0, np.float32), ""
+    samples: np.ndarray = np.zeros(0, np.float32)
+    loaded = ""
     with (
         ArrayWriter(folder / files.mel, (count, 1, plan.mel_frames, plan.dims.n_mels), np.float32) as mels,
         ArrayWriter(folder / files.features, (count, 1, plan.feature_frames, state), np.float32) as features,

@@ -256,9 +256,7 @@ def copy_file(source: Path, destination: Path, sha256: str) -> Path:
     return destination
 
 
-def read_page(
-    url: str, headers: Mapping[str, str], open_url: OpenUrl, limit: int
-) -> tuple[str, str, str] | None:
+def read_page(url: str, headers: Mapping[str, str], open_url: OpenUrl, limit: int) -> tuple[str, str, str] | None:
     """Text, content type and final address of a page of at most `limit` bytes; None for a 404.
 
     Raises DownloadError.
@@ -330,8 +328,7 @@ def _receive(open_url: OpenUrl, url: str, file: BinaryIO, part: Path, sha256: st
         file.flush()
     if total is not None and came < total:
         raise DownloadError(
-            f"{shown}: the connection was lost after {came} of {total} bytes, which are kept: "
-            "run again to resume"
+            f"{shown}: the connection was lost after {came} of {total} bytes, which are kept: run again to resume"
         )
     return start > 0
 
@@ -397,9 +394,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DownloadError(
-                f"no room for {path} ({error.strerror}); free some, then run again"
-            ) from error
+            raise DownloadError(f"no room for {path} ({error.strerror}); free some, then run again") from error
         raise DownloadError(f"cannot write {path}: {error.strerror or error}") from error
 
 

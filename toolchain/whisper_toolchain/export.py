@@ -6,7 +6,6 @@
 Token lookup and positional addition happen on the host. All shapes are fixed, all names are ours.
 """
 
-import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,19 +15,17 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-
 from whisper_runtime.mel import window_mel
+
 from whisper_toolchain.errors import ExportError
+from whisper_toolchain.graph_contract import DECODER, ENCODER, FEATURES, LOGITS, MEL, TOKEN_EMBEDDINGS
 from whisper_toolchain.graph_names import rename_graph
 from whisper_toolchain.graph_simplify import simplify
 from whisper_toolchain.ort_session import open_session
-from whisper_toolchain.shape_plan import LOGIT_PARTS, ShapePlan
+from whisper_toolchain.shape_plan import ShapePlan
 
 # 13 is what the reference flow hands to the vendor's parser: LayerNormalization and Gelu are decomposed in it.
 OPSET = 13
-ENCODER = "encoder.onnx"
-DECODER = "decoder.onnx"
-LOGITS = tuple(f"logits_{part}" for part in range(LOGIT_PARTS))
 
 # Both sides compute in float32 and differ only in the order of sums. Measured: 5e-5 on features of size 10
 # and 1e-4 on logits of size 30; ten times that is a bug and not rounding.
@@ -107,17 +104,14 @@ def export_graphs(model: torch.nn.Module, plan: ShapePlan, folder: Path) -> None
     state = plan.state
     _export(
         _Encoder(model),
-        {"mel": (1, plan.dims.n_mels, 1, plan.mel_frames)},
-        {"features": (1, plan.feature_frames, state)},
+        {MEL: (1, plan.dims.n_mels, 1, plan.mel_frames)},
+        {FEATURES: (1, plan.feature_frames, state)},
         folder / ENCODER,
     )
     _export(
         _Decoder(model),
-        {"features": (1, plan.feature_frames, state), "token_embeddings": (1, state, plan.sequence, 1)},
-        {
-            name: (1, plan.sequence, size)
-            for name, size in zip(LOGITS, plan.vocabulary_parts, strict=True)
-        },
+        {FEATURES: (1, plan.feature_frames, state), TOKEN_EMBEDDINGS: (1, state, plan.sequence, 1)},
+        {name: (1, plan.sequence, size) for name, size in zip(LOGITS, plan.vocabulary_parts, strict=True)},
         folder / DECODER,
     )
 
@@ -128,7 +122,6 @@ def _export(
     outputs: dict[str, tuple[int, ...]],
     path: Path,
 ) -> None:
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         # The tracer remarks on every shape that it makes constant (that is what we want) and on being the
         # older of torch's two exporters (the newer one ignores the opset asked for and renames everything).
@@ -136,14 +129,14 @@ def _export(
         torch.onnx.export(
             module.eval(),
             tuple(torch.zeros(shape) for shape in inputs.values()),
-            buffer,
+            str(path),
             input_names=list(inputs),
             output_names=list(outputs),
             opset_version=OPSET,
             do_constant_folding=True,
             dynamo=False,
         )
-    model = onnx.load_from_string(buffer.getvalue())
+    model = onnx.load(path)
     simplify(model)
     rename_graph(model)
     model.producer_name = "hailo-whisper-toolchain"
@@ -179,11 +172,11 @@ def check_export(
     features: np.ndarray = model.encoder(torch.from_numpy(mel)).numpy()  # type: ignore[operator]
     embedded = decoder.token_embedding(ids) + decoder.positional_embedding[: plan.sequence]
     logits: np.ndarray = decoder(ids, torch.from_numpy(features)).numpy()
-    onnx_features = open_session(folder / ENCODER).run(["features"], {"mel": mel})[0]
+    onnx_features = open_session(folder / ENCODER).run([FEATURES], {MEL: mel})[0]
     feeds = {
         # The decoder gets the torch features, so that each graph is judged alone.
-        "features": features,
-        "token_embeddings": np.ascontiguousarray(embedded.numpy().transpose(0, 2, 1)[..., None]),
+        FEATURES: features,
+        TOKEN_EMBEDDINGS: np.ascontiguousarray(embedded.numpy().transpose(0, 2, 1)[..., None]),
     }
     onnx_logits = np.concatenate(open_session(folder / DECODER).run(list(LOGITS), feeds), axis=-1)
     check = ExportCheck(
@@ -192,11 +185,7 @@ def check_export(
         argmax_equal=bool((onnx_logits.argmax(-1) == logits.argmax(-1)).all()),
     )
     # Written so that a NaN fails too.
-    if not (
-        check.feature_error <= FEATURE_TOLERANCE
-        and check.logit_error <= LOGIT_TOLERANCE
-        and check.argmax_equal
-    ):
+    if not (check.feature_error <= FEATURE_TOLERANCE and check.logit_error <= LOGIT_TOLERANCE and check.argmax_equal):
         raise ExportError(
             f"the exported graphs differ from the torch model: features by {check.feature_error:.2g} "
             f"(tolerance {FEATURE_TOLERANCE}), logits by {check.logit_error:.2g} (tolerance "

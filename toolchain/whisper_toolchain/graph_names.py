@@ -142,7 +142,7 @@ def _weight_names(graph: onnx.GraphProto, layers: list[str]) -> dict[str, str]:
 
 
 def _kind(op_type: str, rank: int) -> str:
-    if rank >= 2 and op_type in ("MatMul", "Conv") or rank == 1 and op_type == "Mul":
+    if (rank >= 2 and op_type in ("MatMul", "Conv")) or (rank == 1 and op_type == "Mul"):
         return "weight"
     if rank == 1 and op_type in ("Add", "Conv"):
         return "bias"

@@ -75,16 +75,12 @@ def _fold(model: onnx.ModelProto) -> bool:
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto:
     for attribute in node.attribute:
         if attribute.name == "value":
-            return attribute.t
+            tensor: onnx.TensorProto = attribute.t
+            return tensor
     raise ExportError(f"constant {node.name} has no tensor value")
 
 
-def _evaluate(
-    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
-) -> dict[str, onnx.TensorProto]:
+def _evaluate(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> dict[str, onnx.TensorProto]:
     feeds = {name: numpy_helper.to_array(constants[name]) for name in node.input}
     results = ReferenceEvaluator(node).run(None, feeds)
-    return {
-        name: numpy_helper.from_array(np.asarray(value))
-        for name, value in zip(node.output, results, strict=True)
-    }
+    return {name: numpy_helper.from_array(np.asarray(value)) for name, value in zip(node.output, results, strict=True)}

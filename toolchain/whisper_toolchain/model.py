@@ -31,7 +31,5 @@ def build_model(whisper: Module, checkpoint: Checkpoint, feature_frames: int) ->
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"weights do not fit {checkpoint.variant}: {' '.join(str(error).split())}"
-        ) from error
+        raise CheckpointError(f"weights do not fit {checkpoint.variant}: {' '.join(str(error).split())}") from error
     return model.requires_grad_(False).eval()

@@ -177,9 +177,7 @@ def fetch_file(
                 if expected is None:
                     raise DownloadError(f"{place} names no sha256 for {filename}: refused")
                 if link.sha256 not in (None, expected.lower()):
-                    raise DownloadError(
-                        f"{place} names sha256 {link.sha256} for {filename}, but {expected} is pinned"
-                    )
+                    raise DownloadError(f"{place} names sha256 {link.sha256} for {filename}, but {expected} is pinned")
                 return _fetch_link(link, destination, expected, configuration, offline, report)
             except DownloadError as error:
                 failures.append(str(error))
@@ -187,15 +185,11 @@ def fetch_file(
         raise DownloadError(f"offline, and {destination} is not there; run once without --offline")
     if failures:
         raise DownloadError(f"cannot fetch {filename}: {'; '.join(failures)}")
-    shown = (
-        ", ".join(map(without_credentials, configuration.links + configuration.indexes)) or "no index at all"
-    )
+    shown = ", ".join(map(without_credentials, configuration.links + configuration.indexes)) or "no index at all"
     raise DownloadError(f"{filename} of {project} is not where pip is configured to look ({shown})")
 
 
-def _places(
-    configuration: Configuration, project: str, offline: bool
-) -> list[tuple[str, Callable[[], list[Link]]]]:
+def _places(configuration: Configuration, project: str, offline: bool) -> list[tuple[str, Callable[[], list[Link]]]]:
     """Everything that may list the project's files: local places first, they cost nothing."""
     normalised = re.sub(r"[-_.]+", "-", project).lower()
     places: list[tuple[str, Callable[[], list[Link]]]] = []
@@ -228,9 +222,7 @@ def _links_of_path(path: Path, is_index: bool) -> list[Link]:
             return _parse_html(page.read_text(encoding="utf-8", errors="replace"), base)
         if path.is_dir():
             return [
-                Link(entry.name, entry.resolve().as_uri(), None)
-                for entry in sorted(path.iterdir())
-                if entry.is_file()
+                Link(entry.name, entry.resolve().as_uri(), None) for entry in sorted(path.iterdir()) if entry.is_file()
             ]
     except OSError as error:
         raise DownloadError(f"cannot read {path}: {error.strerror or error}") from error
@@ -361,9 +353,7 @@ def fetch_npm(
             # The file name that --json reports is wrong for scoped packages in some npm versions.
             tarballs = sorted(Path(folder).glob("*.tgz"))
             if len(tarballs) != 1:
-                raise DownloadError(
-                    f"npm pack {package}@{version} left {len(tarballs)} archives instead of one"
-                )
+                raise DownloadError(f"npm pack {package}@{version} left {len(tarballs)} archives instead of one")
             tarballs[0].replace(destination)
     except subprocess.TimeoutExpired as error:
         raise DownloadError(f"npm did not fetch {package}@{version} within {NPM_SECONDS} s") from error

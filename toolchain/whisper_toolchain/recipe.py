@@ -4,9 +4,9 @@ A recipe is one TOML file a variant with a table for each graph:
 
     [encoder]
     calibration_rows = 64              # rows of the calibration set that the ranges are taken from
-    clip = "mse"                       # how a range is chosen from what was seen: "mse" or a percentile
+    clip_percentile = 99.999           # of a tensor's values; what lies beyond is clipped, at both ends alike
     sixteen_bit = ["encoder.blocks.*.mlp.2", "encoder.*.residual"]
-    eight_bit = ["encoder.blocks.0.attn.residual"]     # taken out of sixteen_bit again
+    matmul_correction = ["encoder.*.attn.context"]
 
 and, where an architecture differs, `[arch.hailo10h.decoder]` with the keys that replace those.
 """
@@ -31,25 +31,30 @@ class GraphRecipe:
 
     Attributes:
         calibration_rows: how many rows of the calibration set the ranges are taken from.
-        clip: "mse" for the range with the least squared error, or a percentile such as 99.999.
+        clip_percentile: share of a tensor's values, in percent, that its range keeps unclipped.
         sixteen_bit: patterns of layers whose activations and weights have 16 bits; `*` matches dots too.
-        eight_bit: patterns of layers that stay at 8 bits though `sixteen_bit` names them.
+        matmul_correction: patterns of products of two activations whose first operand's mean rounding error
+            is added back. An attention's many small weights are rounded to zero together; without this
+            their part of the sum is lost.
     """
 
     calibration_rows: int
-    clip: str | float
+    clip_percentile: float
     sixteen_bit: tuple[str, ...]
-    eight_bit: tuple[str, ...] = ()
+    matmul_correction: tuple[str, ...]
 
     def bits(self, layer: str) -> int:
         """8 or 16, for a layer's name."""
-        wide = _matches(layer, self.sixteen_bit) and not _matches(layer, self.eight_bit)
-        return 16 if wide else 8
+        return 16 if _matches(layer, self.sixteen_bit) else 8
+
+    def corrected(self, layer: str) -> bool:
+        """Whether a product's mean rounding error is added back."""
+        return _matches(layer, self.matmul_correction)
 
     def check_layers(self, layers: Iterable[str], where: str) -> None:
         """Raise RecipeError if a pattern names no layer of the graph."""
         known = set(layers)
-        for pattern in (*self.sixteen_bit, *self.eight_bit):
+        for pattern in (*self.sixteen_bit, *self.matmul_correction):
             if not any(fnmatchcase(layer, pattern) for layer in known):
                 raise RecipeError(f"{where}: '{pattern}' names no layer of the graph")
 
@@ -96,24 +101,18 @@ def load_recipe(variant: str, arch: str, path: Path | None = None) -> Recipe:
 
 def _graph_recipe(table: dict[str, Any], where: str) -> GraphRecipe:
     fields = {field.name for field in dataclasses.fields(GraphRecipe)}
-    for key in table:
-        if key not in fields:
-            raise RecipeError(f"{where}: unknown key '{key}'; known are {', '.join(sorted(fields))}")
-    for key in ("calibration_rows", "clip", "sixteen_bit"):
-        if key not in table:
-            raise RecipeError(f"{where}: '{key}' is missing")
-    rows, clip = table["calibration_rows"], table["clip"]
-    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+    if set(table) != fields:
+        wrong = sorted(set(table) ^ fields)
+        raise RecipeError(f"{where}: missing or unknown: {', '.join(wrong)}; known: {', '.join(sorted(fields))}")
+    rows, percentile = table["calibration_rows"], table["clip_percentile"]
+    if type(rows) is not int or rows < 1:
         raise RecipeError(f"{where}: calibration_rows must be a whole number from 1, not {rows!r}")
-    if clip != "mse" and not (isinstance(clip, float) and 50 < clip <= 100):
-        raise RecipeError(f'{where}: clip must be "mse" or a percentile above 50.0, not {clip!r}')
-    patterns = {}
-    for key in ("sixteen_bit", "eight_bit"):
-        value = table.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if type(percentile) is not float or not 50 < percentile <= 100:
+        raise RecipeError(f"{where}: clip_percentile must be above 50.0 and at most 100.0, not {percentile!r}")
+    for key in ("sixteen_bit", "matmul_correction"):
+        if not isinstance(table[key], list) or not all(isinstance(item, str) for item in table[key]):
             raise RecipeError(f"{where}: {key} must be a list of layer patterns")
-        patterns[key] = tuple(value)
-    return GraphRecipe(rows, clip, patterns["sixteen_bit"], patterns["eight_bit"])
+    return GraphRecipe(rows, percentile, tuple(table["sixteen_bit"]), tuple(table["matmul_correction"]))
 
 
 def _matches(layer: str, patterns: tuple[str, ...]) -> bool:

@@ -71,9 +71,7 @@ class ShapePlan:
     dims: Dimensions
 
     @classmethod
-    def make(
-        cls, variant: str, arch: str, seconds: int | None = None, sequence: int | None = None
-    ) -> "ShapePlan":
+    def make(cls, variant: str, arch: str, seconds: int | None = None, sequence: int | None = None) -> "ShapePlan":
         """Return the plan for a variant and architecture, with the window and sequence overridden if given.
 
         Raises:
@@ -87,9 +85,7 @@ class ShapePlan:
             raise ShapePlanError(f"unknown architecture '{arch}': choose one of {', '.join(ARCHITECTURES)}")
         dims = DIMENSIONS[variant]
         is_base = variant.startswith("base")
-        default_seconds, default_sequence = (
-            _TINY if not is_base else _BASE_ON_10 if arch == "hailo10h" else _BASE_ON_8
-        )
+        default_seconds, default_sequence = _TINY if not is_base else _BASE_ON_10 if arch == "hailo10h" else _BASE_ON_8
         seconds = default_seconds if seconds is None else seconds
         sequence = default_sequence if sequence is None else sequence
         if not 1 <= seconds <= 30:

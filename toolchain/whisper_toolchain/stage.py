@@ -7,14 +7,13 @@ folder is renamed into place as a whole.
 
 import errno
 import hashlib
-import inspect
+import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from whisper_toolchain.download import sha256_file
@@ -33,11 +32,17 @@ def canonical_digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
-def code_digest(*modules: ModuleType) -> str:
-    """Return the sha256 over the source of modules: a stage is stale when the code that makes it changed."""
+def code_digest(*modules: str) -> str:
+    """Return the sha256 over the source of modules: a stage is stale when the code that makes it changed.
+
+    The modules are found without being imported, because an unchanged stage should not wait for torch.
+    """
     digest = hashlib.sha256()
-    for module in modules:
-        digest.update(Path(str(inspect.getsourcefile(module))).read_bytes())
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise StageError(f"{name}: no such module to take the digest of")
+        digest.update(Path(spec.origin).read_bytes())
     return digest.hexdigest()
 
 
@@ -105,7 +110,7 @@ def _unchanged(path: Path, entry: Mapping[str, Any]) -> bool:
         return False
     if status.st_size != entry["size"]:
         return False
-    return status.st_mtime_ns == entry["mtime_ns"] or sha256_file(path) == entry["sha256"]
+    return bool(status.st_mtime_ns == entry["mtime_ns"] or sha256_file(path) == entry["sha256"])
 
 
 def run_stage(

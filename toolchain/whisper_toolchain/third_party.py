@@ -73,9 +73,7 @@ def read_lock(third_party: Path) -> dict[str, str]:
     return {key: str(value) for key, value in read_toml(path).items()}
 
 
-def fetch_sdist(
-    third_party: Path, *, offline: bool = False, report: Report = report_to_stderr
-) -> Path:
+def fetch_sdist(third_party: Path, *, offline: bool = False, report: Report = report_to_stderr) -> Path:
     """Return the pinned sdist, from `third_party/downloads` or the package index. Raises DownloadError."""
     lock = read_lock(third_party)
     destination = third_party / "downloads" / lock["filename"]
@@ -114,19 +112,28 @@ def import_whisper(tree: Path, name: str = "whisper") -> ModuleType:
     """Import the package `whisper` of an unpacked tree under the given module name.
 
     Stock and patched sources can be imported side by side under two names, because openai-whisper only
-    imports itself relatively.
+    imports itself relatively. Raises ToolchainError if there is no such package, or another one of the name.
     """
+    return _import_package(tree / "whisper", name)
+
+
+def import_normalizers(tree: Path) -> ModuleType:
+    """Import only openai-whisper's text normalisers, without torch and the model. Raises ToolchainError."""
+    return _import_package(tree / "whisper" / "normalizers", "whisper_normalizers")
+
+
+def _import_package(package: Path, name: str) -> ModuleType:
+    package = package.resolve()
     if name in sys.modules:
         module = sys.modules[name]
-        if Path(str(module.__file__)).parent == (tree / "whisper").resolve():
+        if Path(str(module.__file__)).parent == package:
             return module
         raise ToolchainError(f"another package named '{name}' is already imported from {module.__file__}")
-    package = (tree / "whisper").resolve()
     spec = importlib.util.spec_from_file_location(
         name, package / "__init__.py", submodule_search_locations=[str(package)]
     )
     if spec is None or spec.loader is None or not package.is_dir():
-        raise ToolchainError(f"{package} holds no Python package: run the fetch stage first")
+        raise ToolchainError(f"{package} holds no Python package: run `whisper-toolchain fetch` first")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -135,6 +142,14 @@ def import_whisper(tree: Path, name: str = "whisper") -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def prepared_stamp(tree: Path) -> str:
+    """Return the digest of what an unpacked tree was made from. Raises ToolchainError if it is not prepared."""
+    try:
+        return (tree / STAMP).read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ToolchainError(f"{tree} is missing: run `whisper-toolchain fetch` first") from error
 
 
 def assets(tree: Path) -> Path:

@@ -15,6 +15,7 @@ from whisper_toolchain.errors import ToolchainError
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file. Raises ToolchainError with the file and the line that is wrong."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ToolchainError(f"{path}: not readable as TOML: {error}") from error
+    return table

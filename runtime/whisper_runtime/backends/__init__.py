@@ -23,9 +23,7 @@ class Backend(Protocol):
         """Mel (1, 100*s, 80) -> features (1, 50*s, d), to be handed to `decode` as they are."""
         ...
 
-    def decode(
-        self, features: np.ndarray, token_embeddings: np.ndarray, rows: Sequence[int]
-    ) -> np.ndarray:
+    def decode(self, features: np.ndarray, token_embeddings: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         """Features and token embeddings (n, 1, d) -> logits (len(rows), vocab) of the slots asked for."""
         ...
 

@@ -68,9 +68,7 @@ class OnnxRuntimeBackend:
         features: np.ndarray = self._run(self._encoder, ["features"], {"mel": nchw})[0]
         return features
 
-    def decode(
-        self, features: np.ndarray, token_embeddings: np.ndarray, rows: Sequence[int]
-    ) -> np.ndarray:
+    def decode(self, features: np.ndarray, token_embeddings: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         """Features and (n, 1, d) float32 embeddings -> logits (len(rows), vocab) float32.
 
         Raises:

@@ -100,9 +100,7 @@ def _read_variables(path: Path) -> State:
                 raise reader.error(f"alias {alias} of {name}: the file is damaged, get it again")
             variables[alias] = stored[name]
         if reader.remaining:
-            raise reader.error(
-                f"{reader.remaining} bytes follow the model: the file is damaged, get it again"
-            )
+            raise reader.error(f"{reader.remaining} bytes follow the model: the file is damaged, get it again")
     return variables
 
 
@@ -152,9 +150,7 @@ def _renamed(name: str, variable: Array, path: Path) -> list[tuple[str, Array]]:
     if match := re.fullmatch(r"encoder/(conv[12])/(weight|bias)", name):
         return [(f"encoder.{match[1]}.{match[2]}", variable)]
     if match := re.fullmatch(r"(encoder|decoder)/layer_norm/(gamma|beta)", name):
-        return [
-            (f"{'encoder.ln_post' if match[1] == 'encoder' else 'decoder.ln'}.{_NORMS[match[2]]}", variable)
-        ]
+        return [(f"{'encoder.ln_post' if match[1] == 'encoder' else 'decoder.ln'}.{_NORMS[match[2]]}", variable)]
     if not (match := _LAYER.fullmatch(name)):
         return [(name, variable)]  # reported as unexpected by the validation
     side, index, block, part, parameter = match.groups()

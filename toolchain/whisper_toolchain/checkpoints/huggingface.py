@@ -136,9 +136,7 @@ def _check_config(folder: Path, dims: Dimensions) -> None:
 
 def _integer(value: object, name: str, where: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise CheckpointError(
-            f"{where}: {name} is {shown(repr(value))}, not a number: not a Whisper configuration"
-        )
+        raise CheckpointError(f"{where}: {name} is {shown(repr(value))}, not a number: not a Whisper configuration")
     return value
 
 

@@ -69,9 +69,7 @@ def _load(path: Path) -> Any:
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     lines = str(error).strip().splitlines()
     reason = shown(lines[0]) if lines else type(error).__name__
-    return CheckpointError(
-        f"{path}: not a readable torch checkpoint ({reason}): truncated or damaged, get it again"
-    )
+    return CheckpointError(f"{path}: not a readable torch checkpoint ({reason}): truncated or damaged, get it again")
 
 
 def _check_archive(path: Path) -> None:

@@ -55,9 +55,7 @@ def read_checkpoint(path: Path, variant: str) -> Checkpoint:
         digests = [sha256_file(file) for file in files]
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    return Checkpoint(
-        variant, dims, state, {"kind": "file", "container": container, "sha256": ",".join(digests)}
-    )
+    return Checkpoint(variant, dims, state, {"kind": "file", "container": container, "sha256": ",".join(digests)})
 
 
 def read_state(path: Path, container: str, dims: Dimensions) -> State:

@@ -91,12 +91,8 @@ def require_dimensions(found: Mapping[str, int], dims: Dimensions, path: Path) -
     variant, asked = _variant_of(found), _variant_of(wanted)
     if variant and asked:
         raise CheckpointError(f"{path}: this is a {variant} checkpoint, VARIANT says {asked}")
-    shown = ", ".join(
-        f"{field} {found[field]} instead of {wanted[field]}" for field in differing[:FIELDS_SHOWN]
-    )
-    raise CheckpointError(
-        f"{path}: its dimensions are not those of {asked or 'the model asked for'} ({shown})"
-    )
+    shown = ", ".join(f"{field} {found[field]} instead of {wanted[field]}" for field in differing[:FIELDS_SHOWN])
+    raise CheckpointError(f"{path}: its dimensions are not those of {asked or 'the model asked for'} ({shown})")
 
 
 def _refuse_any(path: Path, what: str, names: list[str]) -> None:

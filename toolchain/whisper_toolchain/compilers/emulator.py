@@ -5,18 +5,19 @@ compiler: it quantises the layers and leaves what is between them in float, does
 of the chip's memory, contexts or speed. Its files are called `.emulated.onnx` and the manifest says so.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import onnx
-
 from whisper_runtime.backends.onnxruntime import DECODER, ENCODER
-from whisper_toolchain import export
+
+from whisper_toolchain import graph_contract
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT, CalibrationFiles
 from whisper_toolchain.compilers import Compiled, CompileJob
 from whisper_toolchain.compilers.quantised_graph import find_layers, quantise, tensors_to_measure
-from whisper_toolchain.compilers.ranges import Feeds, collect_ranges
+from whisper_toolchain.compilers.ranges import Feeds, collect_histograms
+from whisper_toolchain.graph_names import layer_of
 from whisper_toolchain.ort_session import open_session
 from whisper_toolchain.recipe import GraphRecipe
 from whisper_toolchain.signal_to_noise import SignalToNoise
@@ -42,13 +43,10 @@ class Emulator:
             CompileError: the graphs cannot be quantised.
             RecipeError: the recipe names a layer that does not exist.
         """
-        encoder = _quantise(
-            job, job.export / export.ENCODER, job.recipe.encoder, Rows(job.calibration, CALIBRATION).encoder
-        )
+        rows = Rows(job.calibration, CALIBRATION)
+        encoder = _quantise(job, job.export / graph_contract.ENCODER, job.recipe.encoder, rows.encoder)
         (job.output / ENCODER).write_bytes(encoder)
-        decoder = _quantise(
-            job, job.export / export.DECODER, job.recipe.decoder, Rows(job.calibration, CALIBRATION).decoder
-        )
+        decoder = _quantise(job, job.export / graph_contract.DECODER, job.recipe.decoder, rows.decoder)
         (job.output / DECODER).write_bytes(decoder)
         return Compiled(ENCODER, DECODER, measure(job), {})
 
@@ -83,21 +81,16 @@ class Rows:
             }
 
 
-def _quantise(job: CompileJob, path: Path, recipe: GraphRecipe, rows: "Rows.encoder") -> bytes:
+def _quantise(job: CompileJob, path: Path, recipe: GraphRecipe, rows: Callable[[int], Iterable[Feeds]]) -> bytes:
     model = onnx.load(path)
     layers = find_layers(model)
     names = [layer.name for layer in layers]
-    recipe.check_layers({*names, *(node.name.rsplit("/", 1)[0] for node in model.graph.node)}, path.name)
-    ranges = collect_ranges(
-        model,
-        tensors_to_measure(layers),
-        lambda: rows(recipe.calibration_rows),
-        recipe.clip,
-        job.output,
-    )
+    recipe.check_layers((layer_of(node.name) for node in model.graph.node), path.name)
     wide = sum(recipe.bits(name) == 16 for name in names)
     job.report(f"emulator: {path.name}: {len(layers)} layers, {wide} of them in 16 bits, the others in 8")
-    return quantise(model, layers, ranges, recipe).SerializeToString(deterministic=True)
+    histograms = collect_histograms(model, tensors_to_measure(layers), lambda: rows(recipe.calibration_rows))
+    quantised: bytes = quantise(model, layers, histograms, recipe).SerializeToString(deterministic=True)
+    return quantised
 
 
 def measure(job: CompileJob) -> dict[str, float]:
@@ -109,18 +102,18 @@ def measure(job: CompileJob) -> dict[str, float]:
     rows = Rows(job.calibration, HOLDOUT)
     result = {}
     features = SignalToNoise()
-    float_session = open_session(job.export / export.ENCODER)
+    float_session = open_session(job.export / graph_contract.ENCODER)
     session = open_session(job.output / ENCODER)
     for feeds in rows.encoder():
         features.add(float_session.run(["features"], feeds)[0], session.run(["features"], feeds)[0])
     result["features"] = features.decibels
     logits = SignalToNoise()
-    float_session = open_session(job.export / export.DECODER)
+    float_session = open_session(job.export / graph_contract.DECODER)
     session = open_session(job.output / DECODER)
     for feeds, length in zip(rows.decoder(), rows.lengths, strict=True):
         for reference, quantised in zip(
-            float_session.run(list(export.LOGITS), feeds),
-            session.run(list(export.LOGITS), feeds),
+            float_session.run(list(graph_contract.LOGITS), feeds),
+            session.run(list(graph_contract.LOGITS), feeds),
             strict=True,
         ):
             logits.add(reference[0, :length], quantised[0, :length])

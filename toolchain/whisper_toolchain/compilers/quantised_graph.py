@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from whisper_toolchain.compilers.ranges import Histogram
 from whisper_toolchain.errors import CompileError
 from whisper_toolchain.graph_names import layer_of
 from whisper_toolchain.recipe import GraphRecipe
@@ -86,7 +87,7 @@ def tensors_to_measure(layers: list[QuantisedLayer]) -> list[str]:
 def quantise(
     model: onnx.ModelProto,
     layers: list[QuantisedLayer],
-    ranges: dict[str, tuple[float, float]],
+    histograms: dict[str, Histogram],
     recipe: GraphRecipe,
 ) -> onnx.ModelProto:
     """Return the quantised graph; inputs and outputs keep their names, shapes and float type.
@@ -94,8 +95,8 @@ def quantise(
     Args:
         model: the float graph, renamed.
         layers: what `find_layers` returned for it.
-        ranges: range of each tensor of `tensors_to_measure`.
-        recipe: decides between 8 and 16 bits for each layer.
+        histograms: the values of each tensor of `tensors_to_measure`.
+        recipe: decides for each layer between 8 and 16 bits, and whether its product is corrected.
 
     Raises:
         CompileError: a range is not finite.
@@ -112,9 +113,8 @@ def quantise(
     gone: set[str] = set()
 
     def grid(name: str, bits: int, source: str, target: str) -> list[onnx.NodeProto]:
-        if name not in ranges:
-            raise CompileError(f"no range was measured for {name}")
-        tensors, nodes = _activation(f"{name}.{bits}bit", ranges[name], bits, source, target)
+        limits = histograms[name].range(recipe.clip_percentile)
+        tensors, nodes = _activation(f"{name}.{bits}bit", limits, bits, source, target)
         constants.update({tensor.name: tensor for tensor in tensors})
         return nodes
 
@@ -139,7 +139,19 @@ def quantise(
         # The result goes through a grid too. Every reader sees the grid's values, so the float tensor gets
         # another name and the grid takes over the old one.
         result_of[layer.result] = f"{layer.result}.float"
-        after[layer.result] = grid(layer.result, bits, f"{layer.result}.float", layer.result)
+        result = f"{layer.result}.float"
+        if layer.weight is None and recipe.corrected(layer.name):
+            first, second = layer.activations
+            step, zero_point = activation_scale(*histograms[first].range(recipe.clip_percentile), bits, first)
+            error = histograms[first].mean_rounding_error(float(step), -zero_point, (1 << bits) - 1 - zero_point)
+            tensors, correction = _correction(layer, error, on_grid[second, bits], result)
+            constants.update({tensor.name: tensor for tensor in tensors})
+            after[layer.result] = correction
+            result = correction[-1].output[0]
+        after[layer.result] = [
+            *after[layer.result],
+            *grid(layer.result, bits, result, layer.result),
+        ]
 
     nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(graph.node):
@@ -182,12 +194,10 @@ def _activation(
     """The constants and nodes that put `source` on a grid, as `target`."""
     step, zero_point = activation_scale(*limits, bits, source)
     if bits == 8:
-        arrays = {"scale": np.array(step), "zero_point": np.array(zero_point, np.uint8)}
+        arrays: dict[str, np.ndarray] = {"scale": np.array(step), "zero_point": np.array(zero_point, np.uint8)}
         names = [f"{prefix}.{key}" for key in arrays]
         nodes = [
-            helper.make_node(
-                "QuantizeLinear", [source, *names], [f"{target}.q"], f"{target}/Quantize", domain=_DOMAIN
-            ),
+            helper.make_node("QuantizeLinear", [source, *names], [f"{target}.q"], f"{target}/Quantize", domain=_DOMAIN),
             helper.make_node(
                 "DequantizeLinear", [f"{target}.q", *names], [target], f"{target}/Dequantize", domain=_DOMAIN
             ),
@@ -199,9 +209,7 @@ def _activation(
         nodes = [
             helper.make_node("Div", [source, f"{prefix}.scale"], steps[:1], f"{target}/Div"),
             helper.make_node("Round", steps[:1], steps[1:2], f"{target}/Round"),
-            helper.make_node(
-                "Clip", [steps[1], f"{prefix}.lowest", f"{prefix}.highest"], steps[2:], f"{target}/Clip"
-            ),
+            helper.make_node("Clip", [steps[1], f"{prefix}.lowest", f"{prefix}.highest"], steps[2:], f"{target}/Clip"),
             helper.make_node("Mul", [steps[2], f"{prefix}.scale"], [target], f"{target}/Mul"),
         ]
     return [numpy_helper.from_array(array, f"{prefix}.{key}") for key, array in arrays.items()], nodes
@@ -222,9 +230,24 @@ def quantise_weight(weight: np.ndarray, axis: int, bits: int) -> tuple[np.ndarra
     return integers.astype(np.int8 if bits == 8 else np.int16), scale
 
 
-def _weight(
-    initializer: TensorProto, axis: int, bits: int
+def _correction(
+    layer: QuantisedLayer, error: float, second: str, result: str
 ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    """Add to a product A @ B what the mean rounding error of A's values costs: error * (sum of B's rows)."""
+    names = [f"{layer.name}.correction.{part}" for part in ("axes", "error", "sum", "product", "result")]
+    tensors = [
+        numpy_helper.from_array(np.array([-2], np.int64), names[0]),
+        numpy_helper.from_array(np.array(error, np.float32), names[1]),
+    ]
+    nodes = [
+        helper.make_node("ReduceSum", [second, names[0]], [names[2]], names[2], keepdims=1),
+        helper.make_node("Mul", [names[2], names[1]], [names[3]], names[3]),
+        helper.make_node("Add", [result, names[3]], [names[4]], names[4]),
+    ]
+    return tensors, nodes
+
+
+def _weight(initializer: TensorProto, axis: int, bits: int) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
     """The integers of a weight, and the nodes that make `<weight>.dequantised` of them."""
     name = initializer.name
     integers, scale = quantise_weight(numpy_helper.to_array(initializer), axis, bits)
@@ -245,9 +268,7 @@ def _weight(
         shape = [-1 if index == axis else 1 for index in range(integers.ndim)]
         arrays = {"integers": integers, "scale": scale.reshape(shape)}
         nodes = [
-            helper.make_node(
-                "Cast", [f"{name}.integers"], [f"{name}.cast"], f"{name}/Cast", to=onnx.TensorProto.FLOAT
-            ),
+            helper.make_node("Cast", [f"{name}.integers"], [f"{name}.cast"], f"{name}/Cast", to=onnx.TensorProto.FLOAT),
             helper.make_node("Mul", [f"{name}.cast", f"{name}.scale"], [target], f"{name}/Dequantize"),
         ]
     return [numpy_helper.from_array(array, f"{name}.{key}") for key, array in arrays.items()], nodes

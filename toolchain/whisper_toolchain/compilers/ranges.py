@@ -1,11 +1,12 @@
 """Ranges of a graph's inner tensors on calibration rows, in memory that does not depend on their number.
 
 Two passes over the rows: the first finds each tensor's smallest and largest value, the second fills a histogram
-of fixed size between them. A range is then chosen from the histogram.
+of fixed size between them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,87 +19,80 @@ MAX_VALUES_PER_ROW = 1 << 18  # of a larger tensor, evenly spaced values are tak
 Feeds = dict[str, np.ndarray]
 
 
-def collect_ranges(
-    model: onnx.ModelProto,
-    tensors: Sequence[str],
-    rows: Callable[[], Iterable[Feeds]],
-    clip: str | float,
-    scratch: Path,
-) -> dict[str, tuple[float, float]]:
-    """Return (smallest, largest) value to represent, for each tensor.
+@dataclass
+class Histogram:
+    """The values of one tensor, counted in equally wide bins.
+
+    Attributes:
+        low, high: the smallest and the largest value, zero included: padding must stay exact.
+        counts: (BINS,) values between them.
+        total: sum of the values counted.
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    total: float = 0.0
+
+    def widen(self, values: np.ndarray) -> None:
+        """Take values into `low` and `high`. All of that comes before the first `count`."""
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+
+    def count(self, values: np.ndarray) -> None:
+        """Count values, or evenly spaced ones of many."""
+        flat = values.reshape(-1)
+        flat = flat[:: max(1, flat.size // MAX_VALUES_PER_ROW)]
+        if self.high > self.low:
+            bins = ((flat - self.low) * (BINS / (self.high - self.low))).astype(np.int64)
+            self.counts += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
+            self.total += float(flat.sum(dtype=np.float64))
+
+    def range(self, percentile: float) -> tuple[float, float]:
+        """The range that leaves (100 - percentile) % of the values outside at each end; it holds zero."""
+        values = int(self.counts.sum())
+        if values == 0:
+            return self.low, self.high
+        edges = np.linspace(self.low, self.high, BINS + 1)
+        tail = (1.0 - percentile / 100.0) * values
+        cumulative = np.cumsum(self.counts)
+        first = int(np.searchsorted(cumulative, tail, side="right"))
+        last = int(np.searchsorted(cumulative, values - tail, side="left"))
+        return min(0.0, float(edges[first])), max(0.0, float(edges[last + 1]))
+
+    def mean_rounding_error(self, step: float, lowest: int, highest: int) -> float:
+        """Mean of value - step * clip(round(value / step), lowest, highest) over the values counted."""
+        values = int(self.counts.sum())
+        if values == 0:
+            return 0.0
+        width = (self.high - self.low) / BINS
+        centres = self.low + (np.arange(BINS) + 0.5) * width
+        rounded = step * np.clip(np.rint(centres / step), lowest, highest)
+        return (self.total - float((self.counts * rounded).sum())) / values
+
+
+def collect_histograms(
+    model: onnx.ModelProto, tensors: Sequence[str], rows: Callable[[], Iterable[Feeds]]
+) -> dict[str, Histogram]:
+    """Run a float graph over rows and count the values of inner tensors.
 
     Args:
         model: the float graph.
         tensors: names of inputs, inner tensors or outputs.
-        rows: gives the inputs for each run; called twice.
-        clip: "mse" for the range that an 8-bit grid represents with the least squared error, or a percentile
-            (of the values' distribution, cut at both ends alike).
-        scratch: folder for a temporary copy of the graph that has the tensors as outputs.
+        rows: gives the inputs of each run; called twice.
     """
     inputs = {value.name for value in model.graph.input}
     watched = [name for name in tensors if name not in inputs]
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     present = {value.name for value in probe.graph.output}
-    probe.graph.output.extend(
-        onnx.helper.make_empty_tensor_value_info(name) for name in watched if name not in present
-    )
-    path = scratch / "probe.onnx"
-    path.write_bytes(probe.SerializeToString())
-    session = open_session(path)
-    path.unlink()
-
-    def runs() -> Iterable[dict[str, np.ndarray]]:
+    probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in watched if name not in present)
+    session = open_session(probe.SerializeToString())
+    histograms = {name: Histogram() for name in tensors}
+    for take in (Histogram.widen, Histogram.count):
         for feeds in rows():
-            yield {
-                **{name: feeds[name] for name in tensors if name in inputs},
-                **dict(zip(watched, session.run(watched, feeds), strict=True)),
-            }
-
-    limits = {name: (0.0, 0.0) for name in tensors}  # zero is always representable: padding must stay exact
-    for values in runs():
-        for name, value in values.items():
-            low, high = limits[name]
-            limits[name] = (min(low, float(value.min())), max(high, float(value.max())))
-    histograms = {name: np.zeros(BINS, np.int64) for name in tensors}
-    for values in runs():
-        for name, value in values.items():
-            low, high = limits[name]
-            flat = value.reshape(-1)
-            flat = flat[:: max(1, flat.size // MAX_VALUES_PER_ROW)]
-            if high > low:
-                bins = ((flat - low) * (BINS / (high - low))).astype(np.int64)
-                histograms[name] += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
-    return {name: choose_range(histograms[name], *limits[name], clip) for name in tensors}
-
-
-def choose_range(
-    histogram: np.ndarray, low: float, high: float, clip: str | float
-) -> tuple[float, float]:
-    """Choose the range to represent from a histogram of values between `low` and `high`.
-
-    Args:
-        histogram: (bins,) counts, equally wide bins.
-        low, high: the smallest and the largest value, with low <= 0 <= high.
-        clip: as in `collect_ranges`.
-    """
-    total = int(histogram.sum())
-    if total == 0 or high <= low:
-        return low, high
-    edges = np.linspace(low, high, len(histogram) + 1)
-    if clip != "mse":
-        tail = (1.0 - float(clip) / 100.0) * total
-        cumulative = np.cumsum(histogram)
-        first = int(np.searchsorted(cumulative, tail, side="right"))
-        last = int(np.searchsorted(cumulative, total - tail, side="left"))
-        return min(0.0, float(edges[first])), max(0.0, float(edges[last + 1]))
-    centres = (edges[:-1] + edges[1:]) / 2
-    best, best_error = (low, high), np.inf
-    for shrink in np.linspace(1.0, 0.1, 46):
-        clipped = np.clip(centres, low * shrink, high * shrink)
-        step = (high - low) * shrink / 255
-        # Values inside are off by the rounding of a uniform grid, values outside by the clipping.
-        error = float((histogram * ((centres - clipped) ** 2)).sum()) / total + step**2 / 12
-        if error < best_error:
-            best, best_error = (low * float(shrink), high * float(shrink)), error
-    return best
+            for name, values in zip(watched, session.run(watched, feeds), strict=True):
+                take(histograms[name], values)
+            for name in inputs & histograms.keys():
+                take(histograms[name], feeds[name])
+    return histograms

@@ -1,0 +1,102 @@
+# Whisper on Hailo accelerators: one target a stage, each a command of whisper-toolchain.
+# A stage whose inputs have not changed does nothing; an interrupted one starts again without harm.
+
+VARIANT    ?= tiny
+ARCH       ?= hailo8
+SECONDS    ?=
+SEQUENCE   ?=
+COMPILER   ?= auto
+DATASET    ?=
+CHECKPOINT ?=
+SAMPLES    ?= 128
+SEED       ?= 0
+PYTHON     ?= python3
+DFC_PYTHON ?=
+OFFLINE    ?=
+
+VENV      := .venv
+INSTALLED := $(VENV)/.installed
+TOOLCHAIN := $(VENV)/bin/whisper-toolchain
+
+# Values reach the commands quoted, so that a path with a space or a quote stays one argument.
+quote   = '$(subst ','\'',$(1))'
+option  = $(if $(strip $(2)),$(1) $(call quote,$(2)))
+plan    = --variant $(call quote,$(VARIANT)) --arch $(call quote,$(ARCH)) $(call option,--seconds,$(SECONDS)) $(call option,--sequence,$(SEQUENCE))
+dataset = $(call option,--dataset,$(DATASET))
+offline = $(if $(filter-out 0,$(strip $(OFFLINE))),--offline)
+
+.PHONY: help all audio fetch export calibrate compile bundle demo package evaluate check test wheels clean distclean
+.NOTPARALLEL:
+
+help:
+	@echo 'make all VARIANT=tiny ARCH=hailo8   from nothing to a bundle that transcribes'
+	@echo 'make test                           lint, types and tests'
+	@echo
+	@echo 'stages:   fetch export calibrate compile bundle demo'
+	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), evaluate (word error rate),'
+	@echo '          check (lint, types), wheels, clean (build results), distclean (everything fetched too)'
+	@echo
+	@echo 'VARIANT   tiny, tiny.en, base, base.en             now: $(VARIANT)'
+	@echo 'ARCH      hailo8, hailo8l, hailo10h                now: $(ARCH)'
+	@echo 'SECONDS, SEQUENCE     window and decoder slots, instead of the defaults'
+	@echo 'CHECKPOINT=path       your own weights             DATASET=path   your own speech'
+	@echo 'COMPILER  auto, dfc, emulator  now: $(COMPILER)    DFC_PYTHON=path/to/python that has the DFC'
+	@echo 'SAMPLES, SEED         size and choice of the calibration set'
+	@echo 'OFFLINE=1             use only what is already here'
+	@echo 'PYTHON    interpreter for .venv, 3.10 to 3.12      now: $(PYTHON)'
+
+all: demo
+
+$(INSTALLED): requirements.lock runtime/pyproject.toml toolchain/pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v < (3, 13) and f"PYTHON={sys.executable} is {v.major}.{v.minor}: use Python 3.10, 3.11 or 3.12, as in make PYTHON=python3.11")'
+	@rm -f $@
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable runtime --editable toolchain
+	@touch $@
+
+audio: $(INSTALLED)
+	@$(TOOLCHAIN) audio $(offline)
+
+fetch: $(INSTALLED)
+	@$(TOOLCHAIN) fetch --variant $(call quote,$(VARIANT)) $(call option,--checkpoint,$(CHECKPOINT)) $(dataset) $(offline)
+
+export: fetch
+	@$(TOOLCHAIN) export $(plan) $(dataset)
+
+calibrate: export
+	@$(TOOLCHAIN) calibrate $(plan) $(dataset) --samples $(call quote,$(SAMPLES)) --seed $(call quote,$(SEED))
+
+compile: calibrate
+	@$(TOOLCHAIN) compile $(plan) --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC_PYTHON))
+
+bundle: compile
+	@$(TOOLCHAIN) bundle $(plan)
+
+demo: bundle
+	@$(TOOLCHAIN) demo $(plan) $(dataset)
+
+package: bundle
+	@$(TOOLCHAIN) package $(plan)
+
+evaluate: bundle
+	@$(TOOLCHAIN) evaluate $(plan) $(dataset)
+
+check: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: check
+	$(VENV)/bin/python -m pytest
+
+wheels: $(INSTALLED)
+	$(VENV)/bin/python -m build --no-isolation --wheel --outdir dist runtime
+	$(VENV)/bin/python -m build --no-isolation --wheel --outdir dist toolchain
+
+clean:
+	rm -rf build dist artifacts/whisper-*
+
+distclean: clean
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf third_party/whisper third_party/downloads third_party/.whisper-* audio/LibriSpeech audio/registry-sample

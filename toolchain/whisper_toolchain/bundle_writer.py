@@ -1,0 +1,141 @@
+"""Writes a bundle: collects its files, seals the manifest, and publishes the folder in one step."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from whisper_runtime import manifest as manifest_format
+from whisper_runtime.bundle import Bundle
+from whisper_runtime.errors import BundleError
+from whisper_runtime.tokenizer import Tokenizer
+
+from whisper_toolchain.download import sha256_file
+from whisper_toolchain.shape_plan import ShapePlan
+from whisper_toolchain.stage import remove_tree, sync_tree
+
+
+def write_host_arrays(folder: Path, plan: ShapePlan, embedding: np.ndarray, positional: np.ndarray) -> None:
+    """Write the arrays that the host adds and looks up, under the names of the bundle's contract.
+
+    Args:
+        folder: where to write.
+        plan: variant and sequence.
+        embedding: (vocab, d) float32.
+        positional: (448, d) float32; its first rows are also written under the example app's name.
+    """
+    np.save(folder / f"token_embedding_weight_{plan.variant}.npy", embedding, allow_pickle=False)
+    np.save(folder / "positional_embedding.npy", positional, allow_pickle=False)
+    np.save(folder / f"onnx_add_input_{plan.variant}.npy", positional[: plan.sequence].copy(), allow_pickle=False)
+
+
+def make_manifest(
+    folder: Path,
+    plan: ShapePlan,
+    tokenizer: Tokenizer,
+    tokenizer_file: str,
+    made_from: Mapping[str, Any],
+    build: Mapping[str, Any],
+    *,
+    emulated: bool,
+    semver: str,
+) -> dict[str, Any]:
+    """Describe a folder of finished files.
+
+    Args:
+        folder: holds every file of the bundle but the manifest.
+        plan: the shapes.
+        tokenizer: the model's tokenizer.
+        tokenizer_file: name of its ranks in the folder.
+        made_from: the manifest's `checkpoint`, `calibration`, `recipe` and `compiler`.
+        build: what does not belong to the content: versions, revision, measurements.
+        emulated: True if the graphs come from the emulator.
+        semver: the toolchain's version.
+    """
+    state, sequence = plan.state, plan.sequence
+
+    def tensor(name: str, *shape: int) -> dict[str, Any]:
+        return {"name": name, "shape": list(shape), "dtype": "float32", "layout": "NHWC"}
+
+    features = tensor("features", 1, plan.feature_frames, state)
+    return manifest_format.seal(
+        {
+            "schema": manifest_format.SCHEMA,
+            "name": plan.bundle_name,
+            "provenance": manifest_format.EMULATED if emulated else manifest_format.COMPILED,
+            "model": {
+                "variant": plan.variant,
+                "arch": plan.arch,
+                "seconds": plan.seconds,
+                "sequence": sequence,
+                "dims": plan.dims.as_dict(),
+                "vocabulary_parts": list(plan.vocabulary_parts),
+            },
+            "tokenizer": {
+                "file": tokenizer_file,
+                "multilingual": tokenizer.multilingual,
+                "sot_sequence": list(tokenizer.sot_sequence()),
+                "eot": tokenizer.eot,
+                "no_speech": tokenizer.no_speech,
+                "no_timestamps": tokenizer.no_timestamps,
+                "timestamp_begin": tokenizer.timestamp_begin,
+            },
+            "io": {
+                "encoder": {
+                    "inputs": [tensor("mel", 1, plan.mel_frames, plan.dims.n_mels)],
+                    "outputs": [features],
+                },
+                "decoder": {
+                    "inputs": [features, tensor("token_embeddings", sequence, 1, state)],
+                    "outputs": [
+                        tensor(f"logits_{part}", 1, sequence, size) for part, size in enumerate(plan.vocabulary_parts)
+                    ],
+                },
+            },
+            "files": {
+                path.name: {"size": path.stat().st_size, "sha256": sha256_file(path)}
+                for path in sorted(folder.iterdir())
+            },
+            **made_from,
+            "build": dict(build),
+            "evaluations": [],
+        },
+        semver,
+    )
+
+
+def publish(folder: Path, manifest: Mapping[str, Any], artifacts: Path) -> Path:
+    """Move a finished folder to `artifacts/<name>/<version>` and point `latest` at it.
+
+    A version that is already there and intact is kept as it is; a damaged one is replaced.
+
+    Args:
+        folder: holds every file but the manifest; on the same file system as `artifacts`.
+        manifest: what `make_manifest` returned.
+        artifacts: folder of all bundles.
+
+    Returns:
+        The bundle's folder.
+    """
+    target = artifacts / str(manifest["name"]) / str(manifest["version"])
+    if not is_intact(target):
+        (folder / manifest_format.FILENAME).write_bytes(manifest_format.serialise(manifest))
+        sync_tree(folder)
+        remove_tree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.replace(target)
+    latest = target.parent / "latest"
+    beside = target.parent / ".latest"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target.name, target_is_directory=True)
+    beside.replace(latest)
+    return target
+
+
+def is_intact(folder: Path) -> bool:
+    """True if a folder is a bundle and verifies."""
+    try:
+        Bundle.open(folder)
+    except BundleError:
+        return False
+    return True

@@ -1,0 +1,217 @@
+"""Command line of the toolchain: one command a stage. The Makefile calls these and nothing else."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from whisper_runtime.errors import WhisperError
+
+from whisper_toolchain import __version__
+from whisper_toolchain.shape_plan import ARCHITECTURES, VARIANTS, ShapePlan
+from whisper_toolchain.workspace import Workspace
+
+_STAGES = """\
+stages, in their order:
+  fetch      openai-whisper (patched), the checkpoint, and speech
+  export     the checkpoint as two ONNX graphs of fixed shape, checked against torch
+  calibrate  recorded inputs of both graphs, from real speech
+  compile    the graphs for the accelerator, or emulated in integers
+  bundle     everything a device needs, in artifacts/<name>/<version>
+  demo       the bundle transcribes a recording that it was not calibrated on
+
+A stage whose inputs have not changed does nothing. Each reads what the one before wrote below --root.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, or 1 if something could not be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except WhisperError as error:
+        if options.debug:
+            raise
+        print(f"whisper-toolchain: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if options.debug:
+            raise
+        print(f"whisper-toolchain: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("whisper-toolchain: interrupted; the next run continues here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _report(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="whisper-toolchain",
+        description="Turns OpenAI Whisper checkpoints into bundles for Hailo accelerators.",
+        epilog=_STAGES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text.split(". ")[0].rstrip(".").lower(), description=text)
+        command.add_argument(
+            "--root",
+            type=Path,
+            default=Path(),
+            metavar="DIR",
+            help="project folder that holds patches/, third_party/, audio/, build/, artifacts/ (default: here)",
+        )
+        command.add_argument("--debug", action="store_true", help="show where an error came from")
+        command.set_defaults(run=run)
+        return command
+
+    def with_plan(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command.add_argument("--variant", required=True, metavar="|".join(VARIANTS), help="Whisper model")
+        command.add_argument("--arch", required=True, metavar="|".join(ARCHITECTURES), help="accelerator")
+        command.add_argument("--seconds", type=int, metavar="S", help="window length instead of the default")
+        command.add_argument("--sequence", type=int, metavar="N", help="decoder slots instead of the default")
+        return command
+
+    def with_dataset(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command.add_argument(
+            "--dataset",
+            type=Path,
+            metavar="PATH",
+            help="LibriSpeech subset, folder of recordings, or .jsonl manifest (default: what was fetched)",
+        )
+        return command
+
+    def with_network(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command.add_argument("--offline", action="store_true", help="use only what is already here")
+        return command
+
+    command = with_network(with_dataset(add("fetch", _fetch, "Fetch sources, weights and speech.")))
+    command.add_argument("--variant", required=True, metavar="|".join(VARIANTS), help="Whisper model")
+    command.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="PATH",
+        help="your own weights: OpenAI .pt, Hugging Face or CTranslate2 folder, GGML file",
+    )
+    with_network(add("audio", _audio, "Fetch LibriSpeech dev-clean, or a small sample where it is out of reach."))
+    with_dataset(with_plan(add("export", _export, "Export to two ONNX graphs and check them against torch.")))
+    command = with_dataset(with_plan(add("calibrate", _calibrate, "Record the inputs of both graphs on real speech.")))
+    command.add_argument("--samples", type=int, default=128, metavar="N", help="windows at most (default: 128)")
+    command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
+    command = with_plan(add("compile", _compile, "Compile the graphs, or emulate that."))
+    command.add_argument(
+        "--compiler",
+        default="auto",
+        metavar="auto|dfc|emulator",
+        help="auto takes Hailo's compiler where there is one (default)",
+    )
+    command.add_argument(
+        "--dfc-python", metavar="PYTHON", help="interpreter that has Hailo's compiler (default: this one)"
+    )
+    command.add_argument("--recipe", type=Path, metavar="TOML", help="your own recipe (default: the variant's)")
+    with_plan(add("bundle", _bundle, "Publish the compiled graphs as a bundle."))
+    with_dataset(with_plan(add("demo", _demo, "Transcribe one recording with the new bundle.")))
+    command = with_plan(add("package", _package, "Pack the newest bundle as a tar.gz with its sha256."))
+    command.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR", help="default: dist")
+    command = with_dataset(
+        with_plan(add("evaluate", _evaluate, "Compare the word error rate of float graphs and bundle."))
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="recordings at most, in the dataset's order")
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> ShapePlan:
+    return ShapePlan.make(options.variant, options.arch, options.seconds, options.sequence)
+
+
+def _workspace(options: argparse.Namespace) -> Workspace:
+    return Workspace(options.root)
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from whisper_toolchain.stages.fetch import fetch
+
+    fetch(
+        _workspace(options),
+        options.variant,
+        options.checkpoint,
+        options.dataset,
+        offline=options.offline,
+        report=_report,
+    )
+
+
+def _audio(options: argparse.Namespace) -> None:
+    from whisper_toolchain.datasets import get_speech
+
+    workspace = _workspace(options)
+    path = get_speech(workspace.audio, workspace.downloads, offline=options.offline, report=_report)
+    _report(f"audio: {path}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from whisper_toolchain.stages.export import export
+
+    export(_workspace(options), _plan(options), options.dataset, report=_report)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from whisper_toolchain.stages.calibrate import calibrate
+
+    calibrate(
+        _workspace(options),
+        _plan(options),
+        options.dataset,
+        options.samples,
+        options.seed,
+        report=_report,
+    )
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from whisper_toolchain.stages.compile import compile_graphs
+
+    compile_graphs(
+        _workspace(options),
+        _plan(options),
+        options.compiler,
+        options.dfc_python or os.environ.get("DFC_PYTHON"),
+        options.recipe,
+        report=_report,
+    )
+
+
+def _bundle(options: argparse.Namespace) -> None:
+    from whisper_toolchain.stages.bundle import bundle
+
+    bundle(_workspace(options), _plan(options), report=_report)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from whisper_toolchain.stages.demo import demo
+
+    demo(_workspace(options), _plan(options), options.dataset, report=_report)
+
+
+def _package(options: argparse.Namespace) -> None:
+    from whisper_toolchain.package import package
+
+    _report(f"package: {package(_workspace(options).bundle(_plan(options)), options.output)}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from whisper_toolchain.stages.evaluate import evaluate_rungs
+
+    evaluate_rungs(_workspace(options), _plan(options), options.dataset, options.limit, report=_report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

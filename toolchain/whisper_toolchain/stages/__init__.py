@@ -1,0 +1,1 @@
+"""The stages of the flow, one module each; the command line and the Makefile only call these."""

@@ -1,0 +1,87 @@
+"""Compile: the two graphs for the accelerator, or their emulation."""
+
+from pathlib import Path
+from typing import Any
+
+from whisper_toolchain.compilers import CompileJob
+from whisper_toolchain.compilers.choose import choose_compiler
+from whisper_toolchain.download import Report
+from whisper_toolchain.recipe import load_recipe
+from whisper_toolchain.shape_plan import ShapePlan
+from whisper_toolchain.stage import Stage, code_digest, run_stage
+from whisper_toolchain.workspace import Workspace
+
+LOG = "compile.log"
+
+_CODE = tuple(
+    f"whisper_toolchain.{name}"
+    for name in (
+        "compilers.emulator",
+        "compilers.quantised_graph",
+        "compilers.ranges",
+        "ort_session",
+        "signal_to_noise",
+    )
+)
+
+
+def compile_graphs(
+    workspace: Workspace,
+    plan: ShapePlan,
+    compiler: str,
+    dfc_python: str | None,
+    recipe_path: Path | None,
+    *,
+    report: Report,
+) -> Stage:
+    """Compile the exported graphs with the calibration set.
+
+    Args:
+        workspace: holds the export and calibrate stages' output.
+        plan: the shapes and the architecture.
+        compiler: "auto", "dfc" or "emulator".
+        dfc_python: interpreter that has the vendor's compiler.
+        recipe_path: the user's own recipe; None for the variant's.
+        report: takes one line of progress.
+
+    Raises:
+        StageError: an earlier stage has not run.
+        CompileError: the compiler asked for is not there, or fails.
+        RecipeError: the recipe is malformed.
+    """
+    chosen, why = choose_compiler(compiler, dfc_python)
+    report(why)
+    where = f"--variant {plan.variant} --arch {plan.arch}"
+    exported = Stage.read(workspace.export(plan), f"export {where}")
+    calibrated = Stage.read(workspace.calibration(plan), f"calibrate {where}")
+    recipe = load_recipe(plan.variant, plan.arch, recipe_path)
+    inputs = {
+        "export": exported.digests(),
+        "calibration": calibrated.digests(),
+        "recipe": recipe.as_dict(),
+        "arch": plan.arch,
+        "compiler": f"{chosen.name} {chosen.version}",
+        "code": code_digest(*_CODE),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        lines: list[str] = []
+
+        def log(line: str) -> None:
+            lines.append(line)
+            report(line)
+
+        compiled = chosen.compile(CompileJob(plan, recipe, exported.folder, calibrated.folder, folder, log))
+        for name, value in sorted(compiled.snr_db.items()):
+            log(f"{chosen.name}: SNR of the {name} against float on the holdout: {value:.1f} dB")
+        (folder / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return {
+            "compiler": {"name": chosen.name, "version": chosen.version},
+            "emulated": chosen.emulated,
+            "encoder": compiled.encoder,
+            "decoder": compiled.decoder,
+            "snr_db": dict(compiled.snr_db),
+            "recipe": recipe.as_dict(),
+        }
+
+    return run_stage("compile", workspace.compiled(plan), inputs, make, report)

@@ -1,0 +1,63 @@
+"""Export: the checkpoint as two ONNX graphs, checked on real speech."""
+
+from pathlib import Path
+from typing import Any
+
+from whisper_toolchain import third_party
+from whisper_toolchain.checkpoints import load
+from whisper_toolchain.download import Report
+from whisper_toolchain.shape_plan import ShapePlan
+from whisper_toolchain.stage import Stage, code_digest, run_stage
+from whisper_toolchain.stages.fetch import CHECKPOINT
+from whisper_toolchain.workspace import Workspace
+
+_CODE = tuple(
+    f"whisper_toolchain.{name}" for name in ("export", "graph_names", "graph_simplify", "model", "shape_plan")
+)
+
+
+def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, report: Report) -> Stage:
+    """Export the fetched checkpoint and compare the graphs with the torch model.
+
+    Args:
+        workspace: holds the fetch stage's output.
+        plan: the shapes.
+        dataset: speech for the comparison; None for what was fetched.
+        report: takes one line of progress.
+
+    Raises:
+        StageError: the fetch stage has not run.
+        ExportError: the graphs differ from the model.
+    """
+    fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch --variant {plan.variant}")
+    inputs = {
+        "checkpoint": fetched.digests(),
+        "whisper": third_party.prepared_stamp(workspace.whisper),
+        "shape": plan.shape_name,
+        "code": code_digest(*_CODE),
+    }
+
+    def make(folder: Path) -> dict[str, Any]:
+        from whisper_runtime.audio import load_audio
+        from whisper_runtime.windows import cut_windows
+
+        from whisper_toolchain.export import check_export, export_graphs
+        from whisper_toolchain.float_model import load_tokenizer
+        from whisper_toolchain.model import build_model
+
+        checkpoint = load(fetched.folder / CHECKPOINT)
+        model = build_model(third_party.import_whisper(workspace.whisper), checkpoint, plan.feature_frames)
+        export_graphs(model, plan, folder)
+        speech = workspace.dataset(dataset).utterances()
+        utterance = next((item for item in speech if item.text), speech[0])
+        tokenizer = load_tokenizer(workspace.whisper, plan.dims)
+        tokens = [*tokenizer.sot_sequence(), *tokenizer.encode(f" {utterance.text or 'Hello.'}")]
+        window = next(cut_windows(load_audio(utterance.path), plan.seconds))
+        check = check_export(model, plan, folder, window.samples, tokens)
+        report(
+            f"export: against torch on {utterance.id}: features differ by at most {check.feature_error:.1e}, "
+            f"logits by {check.logit_error:.1e}, the same most likely token at every position"
+        )
+        return {"check": check.as_dict(), "clip": utterance.id}
+
+    return run_stage("export", workspace.export(plan), inputs, make, report)

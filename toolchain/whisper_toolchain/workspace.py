@@ -1,0 +1,95 @@
+"""Where things lie below the project's root folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from whisper_toolchain.datasets import Dataset, open_dataset
+from whisper_toolchain.errors import StageError
+from whisper_toolchain.shape_plan import ShapePlan
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Folders of one checkout.
+
+    Attributes:
+        root: the folder that holds `third_party/`, `patches/`, `audio/`, `build/` and `artifacts/`.
+    """
+
+    root: Path
+
+    @property
+    def third_party(self) -> Path:
+        """Fetched sources and, in `downloads/`, everything else that was fetched."""
+        return self.root / "third_party"
+
+    @property
+    def downloads(self) -> Path:
+        """Files as they came from the network, verified."""
+        return self.third_party / "downloads"
+
+    @property
+    def whisper(self) -> Path:
+        """The patched openai-whisper."""
+        return self.third_party / "whisper"
+
+    @property
+    def patches(self) -> Path:
+        """Our changes to openai-whisper."""
+        return self.root / "patches" / "whisper"
+
+    @property
+    def audio(self) -> Path:
+        """Speech."""
+        return self.root / "audio"
+
+    @property
+    def artifacts(self) -> Path:
+        """Finished bundles."""
+        return self.root / "artifacts"
+
+    def checkpoint(self, variant: str) -> Path:
+        """The fetch stage's folder."""
+        return self.root / "build" / variant / "checkpoint"
+
+    def export(self, plan: ShapePlan) -> Path:
+        """The export stage's folder; architectures with the same shapes share it."""
+        return self.root / "build" / plan.shape_name / "export"
+
+    def calibration(self, plan: ShapePlan) -> Path:
+        """The calibrate stage's folder; architectures with the same shapes share it."""
+        return self.root / "build" / plan.shape_name / "calibration"
+
+    def compiled(self, plan: ShapePlan) -> Path:
+        """The compile stage's folder."""
+        return self.root / "build" / plan.bundle_name / "compiled"
+
+    def published(self, plan: ShapePlan) -> Path:
+        """The bundle stage's folder, with the version that it published."""
+        return self.root / "build" / plan.bundle_name / "bundle"
+
+    def demo(self, plan: ShapePlan) -> Path:
+        """The demo stage's folder."""
+        return self.root / "build" / plan.bundle_name / "demo"
+
+    def bundle(self, plan: ShapePlan) -> Path:
+        """The newest bundle of a plan."""
+        return self.artifacts / plan.bundle_name / "latest"
+
+    def dataset(self, spec: Path | None) -> Dataset:
+        """Open the speech asked for, or what the fetch stage brought: dev-clean, else the registry sample.
+
+        Raises:
+            DatasetError: the speech asked for is not usable.
+            StageError: none was asked for and none was fetched.
+        """
+        if spec is not None:
+            return open_dataset(spec)
+        for candidate in self.fetched_speech():
+            if candidate.exists():
+                return open_dataset(candidate)
+        raise StageError(f"no speech in {self.audio}: run `whisper-toolchain fetch` or give --dataset")
+
+    def fetched_speech(self) -> tuple[Path, ...]:
+        """Where fetched speech lies, best first."""
+        return (self.audio / "LibriSpeech" / "dev-clean", self.audio / "registry-sample")
