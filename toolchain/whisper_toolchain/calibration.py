@@ -31,7 +31,7 @@ from whisper_toolchain.errors import DatasetError
 from whisper_toolchain.shape_plan import ShapePlan
 
 HOLDOUT_WINDOWS = 8
-HOLDOUT_SHARE = 8  # one recording in eight at most
+HOLDOUT_SHARE = 4  # one recording in four at most
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A recipe is one TOML file a variant with a table for each graph:
 
     [encoder]
     calibration_rows = 64              # rows of the calibration set that the ranges are taken from
-    clip_percentile = 99.999           # of a tensor's values; what lies beyond is clipped, at both ends alike
+    clip_percentile = 99.995           # of an 8-bit tensor's values; what lies beyond is clipped, at both ends
     sixteen_bit = ["encoder.blocks.*.mlp.2", "encoder.*.residual"]
     matmul_correction = ["encoder.*.attn.context"]
 
@@ -31,7 +31,8 @@ class GraphRecipe:
 
     Attributes:
         calibration_rows: how many rows of the calibration set the ranges are taken from.
-        clip_percentile: share of a tensor's values, in percent, that its range keeps unclipped.
+        clip_percentile: share of a tensor's values, in percent, that an 8-bit range keeps unclipped at each
+            end; 16-bit ranges hold all values.
         sixteen_bit: patterns of layers whose activations and weights have 16 bits; `*` matches dots too.
         matmul_correction: patterns of products of two activations whose first operand's mean rounding error
             is added back. An attention's many small weights are rounded to zero together; without this

@@ -110,10 +110,12 @@ def quantise(
     on_grid: dict[tuple[str, int], str] = {}
     result_of: dict[str, str] = {}
     constants: dict[str, onnx.TensorProto] = {}
+    # 65536 steps are fine enough for the whole range; clipping would only do harm.
+    percentile = {8: recipe.clip_percentile, 16: 100.0}
     gone: set[str] = set()
 
     def grid(name: str, bits: int, source: str, target: str) -> list[onnx.NodeProto]:
-        limits = histograms[name].range(recipe.clip_percentile)
+        limits = histograms[name].range(percentile[bits])
         tensors, nodes = _activation(f"{name}.{bits}bit", limits, bits, source, target)
         constants.update({tensor.name: tensor for tensor in tensors})
         return nodes
@@ -142,7 +144,7 @@ def quantise(
         result = f"{layer.result}.float"
         if layer.weight is None and recipe.corrected(layer.name):
             first, second = layer.activations
-            step, zero_point = activation_scale(*histograms[first].range(recipe.clip_percentile), bits, first)
+            step, zero_point = activation_scale(*histograms[first].range(percentile[bits]), bits, first)
             error = histograms[first].mean_rounding_error(float(step), -zero_point, (1 << bits) - 1 - zero_point)
             tensors, correction = _correction(layer, error, on_grid[second, bits], result)
             constants.update({tensor.name: tensor for tensor in tensors})

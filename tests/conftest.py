@@ -1,0 +1,117 @@
+"""What the tests share: the real openai-whisper, real weights, real speech, and one bundle built from them.
+
+Everything is fetched the way the product fetches it, into the checkout's own third_party/ and audio/, so a second
+run needs no network. What the stages build goes into a temporary folder.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from whisper_toolchain import third_party
+from whisper_toolchain.checkpoints import Checkpoint, load
+from whisper_toolchain.datasets import Dataset, Utterance
+from whisper_toolchain.datasets.registry_sample import fetch_registry_sample
+from whisper_toolchain.shape_plan import ShapePlan
+from whisper_toolchain.stages.bundle import bundle
+from whisper_toolchain.stages.calibrate import calibrate
+from whisper_toolchain.stages.compile import compile_graphs
+from whisper_toolchain.stages.export import export
+from whisper_toolchain.stages.fetch import CHECKPOINT, fetch
+from whisper_toolchain.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def ignore(line: str) -> None:
+    """Takes a line of progress and does nothing with it."""
+
+
+@pytest.fixture(scope="session")
+def patched_tree() -> Path:
+    """The unpacked, patched openai-whisper."""
+    checkout = Workspace(ROOT)
+    return third_party.prepare_whisper(checkout.third_party, checkout.patches, report=ignore)
+
+
+@pytest.fixture(scope="session")
+def patched_whisper(patched_tree: Path) -> ModuleType:
+    """The patched package, imported."""
+    return third_party.import_whisper(patched_tree)
+
+
+@pytest.fixture(scope="session")
+def stock_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same sources without a patch."""
+    tree = tmp_path_factory.mktemp("stock") / "tree"
+    third_party.unpack_sdist(third_party.fetch_sdist(Workspace(ROOT).third_party, report=ignore), tree)
+    return tree
+
+
+@pytest.fixture(scope="session")
+def stock_whisper(stock_tree: Path) -> ModuleType:
+    """The stock package, imported under a name of its own."""
+    return third_party.import_whisper(stock_tree, "stock_whisper")
+
+
+@pytest.fixture(scope="session")
+def whisper_assets(stock_tree: Path) -> Path:
+    """Folder of the tokenizer ranks and mel filters."""
+    return third_party.assets(stock_tree)
+
+
+@pytest.fixture(scope="session")
+def speech(patched_tree: Path) -> Dataset:
+    """The registry sample: 30 real recordings, 27 of them with a transcript."""
+    checkout = Workspace(ROOT)
+    folder = checkout.audio / "registry-sample"
+    fetch_registry_sample(folder, checkout.downloads, offline=False, report=ignore)
+    return checkout.dataset(folder)
+
+
+@pytest.fixture(scope="session")
+def recording(speech: Dataset) -> Callable[[str], Utterance]:
+    """Gives a recording of the sample by the end of its id."""
+
+    def find(name: str) -> Utterance:
+        (found,) = (item for item in speech.utterances() if item.id.endswith(name))
+        return found
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory, speech: Dataset) -> Workspace:
+    """A temporary workspace that shares what was fetched with the checkout."""
+    root = tmp_path_factory.mktemp("workspace")
+    for name in ("third_party", "patches", "audio"):
+        (root / name).symlink_to(ROOT / name, target_is_directory=True)
+    return Workspace(root)
+
+
+@pytest.fixture(scope="session")
+def tiny_en_checkpoint(workspace: Workspace) -> Checkpoint:
+    """The real tiny.en weights, as the fetch stage keeps them."""
+    stage = fetch(workspace, "tiny.en", None, workspace.audio / "registry-sample", offline=False, report=ignore)
+    return load(stage.folder / CHECKPOINT)
+
+
+@pytest.fixture(scope="session")
+def tiny_en_plan() -> ShapePlan:
+    """tiny.en for hailo8: 10 s, 32 slots."""
+    return ShapePlan.make("tiny.en", "hailo8")
+
+
+@pytest.fixture(scope="session")
+def tiny_en_bundle(workspace: Workspace, tiny_en_checkpoint: Checkpoint, tiny_en_plan: ShapePlan) -> SimpleNamespace:
+    """An emulated tiny.en bundle, built by the stages from real weights and real speech.
+
+    Attributes: `folder` of the bundle, and the `exported`, `calibrated` and `compiled` stages.
+    """
+    sample = workspace.audio / "registry-sample"
+    exported = export(workspace, tiny_en_plan, sample, report=ignore)
+    calibrated = calibrate(workspace, tiny_en_plan, sample, 16, 0, report=ignore)
+    compiled = compile_graphs(workspace, tiny_en_plan, "emulator", None, None, report=ignore)
+    folder = bundle(workspace, tiny_en_plan, report=ignore)
+    return SimpleNamespace(folder=folder, exported=exported, calibrated=calibrated, compiled=compiled)
