@@ -23,14 +23,16 @@ from whisper_toolchain.graph_names import rename_graph
 from whisper_toolchain.graph_simplify import simplify
 from whisper_toolchain.ort_session import open_session
 from whisper_toolchain.shape_plan import ShapePlan
+from whisper_toolchain.signal_to_noise import signal_to_noise
 
 # 13 is what the reference flow hands to the vendor's parser: LayerNormalization and Gelu are decomposed in it.
 OPSET = 13
 
-# Both sides compute in float32 and differ only in the order of sums. Measured: 5e-5 on features of size 10
-# and 1e-4 on logits of size 30; ten times that is a bug and not rounding.
-FEATURE_TOLERANCE = 1e-3
-LOGIT_TOLERANCE = 1e-2
+# Both sides compute in float32 and differ only in the order of sums. Where a window is padded with silence the
+# normalisation divides by almost nothing and magnifies that a thousandfold in single values (measured: at most 0.007
+# of features up to 17, for tiny), so a largest difference says little. As a whole the graphs agree to 88 dB and more
+# (measured over the registry sample); a wrong weight, row or order of any kind costs far more than what is left.
+SNR_TOLERANCE_DB = 80.0
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,20 @@ class ExportCheck:
     """How far the exported graphs are from the torch model, on one window of real speech.
 
     Attributes:
-        feature_error: largest absolute difference of the features.
-        logit_error: largest absolute difference of the logits.
+        feature_error, logit_error: largest absolute differences.
+        feature_snr_db, logit_snr_db: signal-to-noise ratios, in dB.
         argmax_equal: whether every position's most likely token is the same.
     """
 
     feature_error: float
     logit_error: float
+    feature_snr_db: float
+    logit_snr_db: float
     argmax_equal: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures with the tolerances they were held to."""
-        return {
-            **asdict(self),
-            "feature_tolerance": FEATURE_TOLERANCE,
-            "logit_tolerance": LOGIT_TOLERANCE,
-        }
+        """The figures with the tolerance they were held to."""
+        return {**asdict(self), "snr_tolerance_db": SNR_TOLERANCE_DB}
 
 
 class _Encoder(torch.nn.Module):
@@ -164,7 +164,7 @@ def check_export(
         tokens: at least one token id; they are repeated to fill the sequence, so that every position counts.
 
     Raises:
-        ExportError: a difference is beyond its tolerance, or a position has another most likely token.
+        ExportError: the noise is beyond its tolerance, or a position has another most likely token.
     """
     mel = window_mel(samples, plan.seconds)[None, :, None, :]
     ids = torch.tensor([[tokens[i % len(tokens)] for i in range(plan.sequence)]])
@@ -182,13 +182,15 @@ def check_export(
     check = ExportCheck(
         feature_error=float(np.abs(onnx_features - features).max()),
         logit_error=float(np.abs(onnx_logits - logits).max()),
+        feature_snr_db=signal_to_noise(features, onnx_features),
+        logit_snr_db=signal_to_noise(logits, onnx_logits),
         argmax_equal=bool((onnx_logits.argmax(-1) == logits.argmax(-1)).all()),
     )
     # Written so that a NaN fails too.
-    if not (check.feature_error <= FEATURE_TOLERANCE and check.logit_error <= LOGIT_TOLERANCE and check.argmax_equal):
+    if not (min(check.feature_snr_db, check.logit_snr_db) >= SNR_TOLERANCE_DB and check.argmax_equal):
         raise ExportError(
-            f"the exported graphs differ from the torch model: features by {check.feature_error:.2g} "
-            f"(tolerance {FEATURE_TOLERANCE}), logits by {check.logit_error:.2g} (tolerance "
-            f"{LOGIT_TOLERANCE}), same argmax at every position: {check.argmax_equal}"
+            f"the exported graphs differ from the torch model: SNR of the features {check.feature_snr_db:.0f} dB, of "
+            f"the logits {check.logit_snr_db:.0f} dB (at least {SNR_TOLERANCE_DB:.0f} wanted), same most likely token "
+            f"at every position: {check.argmax_equal}"
         )
     return check

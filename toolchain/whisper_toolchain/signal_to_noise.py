@@ -22,3 +22,10 @@ class SignalToNoise:
         if self._signal == 0.0:
             return float("nan")
         return float("inf") if self._noise == 0.0 else 10.0 * float(np.log10(self._signal / self._noise))
+
+
+def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
+    """The ratio for one pair of arrays, in dB."""
+    ratio = SignalToNoise()
+    ratio.add(reference, other)
+    return ratio.decibels

@@ -55,8 +55,9 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         window = next(cut_windows(load_audio(utterance.path), plan.seconds))
         check = check_export(model, plan, folder, window.samples, tokens)
         report(
-            f"export: against torch on {utterance.id}: features differ by at most {check.feature_error:.1e}, "
-            f"logits by {check.logit_error:.1e}, the same most likely token at every position"
+            f"export: against torch on {utterance.id}: features {check.feature_snr_db:.0f} dB (largest difference "
+            f"{check.feature_error:.1e}), logits {check.logit_snr_db:.0f} dB ({check.logit_error:.1e}), the same most "
+            "likely token at every position"
         )
         return {"check": check.as_dict(), "clip": utterance.id}
 
