@@ -104,7 +104,7 @@ def parse(text: bytes, where: str) -> Manifest:
     """
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: not a manifest: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
         raise BundleError(f"{where}: not a manifest: it has no schema number")

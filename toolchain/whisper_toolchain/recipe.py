@@ -6,6 +6,7 @@ A recipe is one TOML file a variant with a table for each graph:
     calibration_rows = 64              # rows of the calibration set that the ranges are taken from
     clip_percentile = 99.995           # of an 8-bit tensor's values; what lies beyond is clipped, at both ends
     sixteen_bit = ["encoder.blocks.*.mlp.2", "encoder.*.residual"]
+    matmul_equalization = ["encoder.*.attn.scores"]
     matmul_correction = ["encoder.*.attn.context"]
 
 and, where an architecture differs, `[arch.hailo10h.decoder]` with the keys that replace those.
@@ -23,6 +24,7 @@ from whisper_toolchain.shape_plan import ARCHITECTURES
 from whisper_toolchain.toml import read_toml
 
 RECIPES = Path(__file__).parent / "recipes"
+GRAPHS = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class GraphRecipe:
         clip_percentile: share of a tensor's values, in percent, that an 8-bit range keeps unclipped at each
             end; 16-bit ranges hold all values.
         sixteen_bit: patterns of layers whose activations and weights have 16 bits; `*` matches dots too.
+        matmul_equalization: patterns of attention scores whose keys are centred and balanced with the queries.
         matmul_correction: patterns of products of two activations whose first operand's mean rounding error
             is added back. An attention's many small weights are rounded to zero together; without this
             their part of the sum is lost.
@@ -42,11 +45,16 @@ class GraphRecipe:
     calibration_rows: int
     clip_percentile: float
     sixteen_bit: tuple[str, ...]
+    matmul_equalization: tuple[str, ...]
     matmul_correction: tuple[str, ...]
 
     def bits(self, layer: str) -> int:
         """8 or 16, for a layer's name."""
         return 16 if _matches(layer, self.sixteen_bit) else 8
+
+    def equalised(self, layer: str) -> bool:
+        """Whether an attention's keys are centred and balanced with its queries."""
+        return _matches(layer, self.matmul_equalization)
 
     def corrected(self, layer: str) -> bool:
         """Whether a product's mean rounding error is added back."""
@@ -55,7 +63,7 @@ class GraphRecipe:
     def check_layers(self, layers: Iterable[str], where: str) -> None:
         """Raise RecipeError if a pattern names no layer of the graph."""
         known = set(layers)
-        for pattern in (*self.sixteen_bit, *self.matmul_correction):
+        for pattern in (*self.sixteen_bit, *self.matmul_equalization, *self.matmul_correction):
             if not any(fnmatchcase(layer, pattern) for layer in known):
                 raise RecipeError(f"{where}: '{pattern}' names no layer of the graph")
 
@@ -87,17 +95,27 @@ def load_recipe(variant: str, arch: str, path: Path | None = None) -> Recipe:
     """
     path = RECIPES / f"{variant}.toml" if path is None else path
     data = read_toml(path)
-    overrides = data.pop("arch", {})
-    for name in overrides:
+    overrides = _tables(data.pop("arch", {}), f"{path} [arch]")
+    for name, graphs in overrides.items():
         if name not in ARCHITECTURES:
             raise RecipeError(f"{path}: [arch.{name}] is not an architecture: {', '.join(ARCHITECTURES)}")
-    if set(data) != {"encoder", "decoder"}:
+        unknown = sorted(set(_tables(graphs, f"{path} [arch.{name}]")) - set(GRAPHS))
+        if unknown:
+            raise RecipeError(f"{path}: [arch.{name}.{unknown[0]}] is neither encoder nor decoder")
+    if set(data) != set(GRAPHS):
         raise RecipeError(f"{path}: needs the tables [encoder] and [decoder], has {sorted(data)}")
-    graphs = {
-        graph: _graph_recipe({**data[graph], **overrides.get(arch, {}).get(graph, {})}, f"{path} [{graph}]")
-        for graph in ("encoder", "decoder")
-    }
-    return Recipe(path.stem, graphs["encoder"], graphs["decoder"])
+    tables = _tables(data, str(path))
+    encoder, decoder = (
+        _graph_recipe({**tables[graph], **overrides.get(arch, {}).get(graph, {})}, f"{path} [{graph}]")
+        for graph in GRAPHS
+    )
+    return Recipe(path.stem, encoder, decoder)
+
+
+def _tables(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
+        raise RecipeError(f"{where}: holds a value where a table belongs")
+    return value
 
 
 def _graph_recipe(table: dict[str, Any], where: str) -> GraphRecipe:
@@ -110,10 +128,16 @@ def _graph_recipe(table: dict[str, Any], where: str) -> GraphRecipe:
         raise RecipeError(f"{where}: calibration_rows must be a whole number from 1, not {rows!r}")
     if type(percentile) is not float or not 50 < percentile <= 100:
         raise RecipeError(f"{where}: clip_percentile must be above 50.0 and at most 100.0, not {percentile!r}")
-    for key in ("sixteen_bit", "matmul_correction"):
+    for key in ("sixteen_bit", "matmul_equalization", "matmul_correction"):
         if not isinstance(table[key], list) or not all(isinstance(item, str) for item in table[key]):
             raise RecipeError(f"{where}: {key} must be a list of layer patterns")
-    return GraphRecipe(rows, percentile, tuple(table["sixteen_bit"]), tuple(table["matmul_correction"]))
+    return GraphRecipe(
+        rows,
+        percentile,
+        tuple(table["sixteen_bit"]),
+        tuple(table["matmul_equalization"]),
+        tuple(table["matmul_correction"]),
+    )
 
 
 def _matches(layer: str, patterns: tuple[str, ...]) -> bool:

@@ -3,10 +3,8 @@
 import ast
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +12,7 @@ from whisper_toolchain import package_index
 from whisper_toolchain.archive import extract_tree
 from whisper_toolchain.download import Report, report_to_stderr, sha256_file
 from whisper_toolchain.errors import ToolchainError
-from whisper_toolchain.stage import canonical_digest
+from whisper_toolchain.stage import canonical_digest, remove_tree
 from whisper_toolchain.toml import read_toml
 
 LOCK = "whisper.lock.toml"
@@ -52,15 +50,20 @@ def prepare_whisper(
     if stamp.is_file() and stamp.read_text(encoding="ascii").strip() == wanted:
         return target
     sdist = fetch_sdist(third_party, offline=offline, report=report)
-    with tempfile.TemporaryDirectory(dir=third_party, prefix=".whisper-") as scratch:
-        tree = Path(scratch) / "tree"
+    scratch = third_party / "whisper.partial"
+    try:
+        remove_tree(scratch)  # of a killed run
+        scratch.mkdir()
+        tree = scratch / "tree"
         unpack_sdist(sdist, tree)
         for patch in patch_files:
             _apply(patch.resolve(), tree)
         (tree / STAMP).write_text(wanted + "\n", encoding="ascii")
         if target.exists():
-            shutil.rmtree(target)
+            target.replace(scratch / "earlier")  # not removed in place: half a tree could still hold its stamp
         tree.replace(target)
+    finally:
+        remove_tree(scratch)
     report(f"third_party: {lock['project']} {lock['version']} with {len(patch_files)} patches in {target}")
     return target
 

@@ -15,6 +15,7 @@ from whisper_runtime.backends.onnxruntime import DECODER, ENCODER
 from whisper_toolchain import graph_contract
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT, CalibrationFiles
 from whisper_toolchain.compilers import Compiled, CompileJob
+from whisper_toolchain.compilers.equalise import equalise
 from whisper_toolchain.compilers.quantised_graph import find_layers, quantise, tensors_to_measure
 from whisper_toolchain.compilers.ranges import Feeds, collect_histograms
 from whisper_toolchain.graph_names import layer_of
@@ -83,10 +84,14 @@ class Rows:
 
 def _quantise(job: CompileJob, path: Path, recipe: GraphRecipe, rows: Callable[[int], Iterable[Feeds]]) -> bytes:
     model = onnx.load(path)
-    layers = find_layers(model)
-    names = [layer.name for layer in layers]
     recipe.check_layers((layer_of(node.name) for node in model.graph.node), path.name)
-    wide = sum(recipe.bits(name) == 16 for name in names)
+    equalise(
+        model,
+        [layer.name for layer in find_layers(model) if recipe.equalised(layer.name)],
+        lambda: rows(recipe.calibration_rows),
+    )
+    layers = find_layers(model)
+    wide = sum(recipe.bits(layer.name) == 16 for layer in layers)
     job.report(f"emulator: {path.name}: {len(layers)} layers, {wide} of them in 16 bits, the others in 8")
     histograms = collect_histograms(model, tensors_to_measure(layers), lambda: rows(recipe.calibration_rows))
     quantised: bytes = quantise(model, layers, histograms, recipe).SerializeToString(deterministic=True)

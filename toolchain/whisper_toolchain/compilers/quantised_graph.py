@@ -99,7 +99,7 @@ def quantise(
         recipe: decides for each layer between 8 and 16 bits, and whether its product is corrected.
 
     Raises:
-        CompileError: a range is not finite.
+        CompileError: a range or a weight is not finite.
     """
     quantised = onnx.ModelProto()
     quantised.CopyFrom(model)
@@ -114,9 +114,11 @@ def quantise(
     percentile = {8: recipe.clip_percentile, 16: 100.0}
     gone: set[str] = set()
 
+    def limits(name: str, bits: int) -> tuple[float, float]:
+        return histograms[name].range(percentile[bits])
+
     def grid(name: str, bits: int, source: str, target: str) -> list[onnx.NodeProto]:
-        limits = histograms[name].range(percentile[bits])
-        tensors, nodes = _activation(f"{name}.{bits}bit", limits, bits, source, target)
+        tensors, nodes = _activation(f"{name}.{bits}bit", limits(name, bits), bits, source, target)
         constants.update({tensor.name: tensor for tensor in tensors})
         return nodes
 
@@ -142,9 +144,9 @@ def quantise(
         # another name and the grid takes over the old one.
         result_of[layer.result] = f"{layer.result}.float"
         result = f"{layer.result}.float"
-        if layer.weight is None and recipe.corrected(layer.name):
+        if bits == 8 and layer.weight is None and recipe.corrected(layer.name):
             first, second = layer.activations
-            step, zero_point = activation_scale(*histograms[first].range(percentile[bits]), bits, first)
+            step, zero_point = activation_scale(*limits(first, bits), bits, first)
             error = histograms[first].mean_rounding_error(float(step), -zero_point, (1 << bits) - 1 - zero_point)
             tensors, correction = _correction(layer, error, on_grid[second, bits], result)
             constants.update({tensor.name: tensor for tensor in tensors})
@@ -252,7 +254,10 @@ def _correction(
 def _weight(initializer: TensorProto, axis: int, bits: int) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
     """The integers of a weight, and the nodes that make `<weight>.dequantised` of them."""
     name = initializer.name
-    integers, scale = quantise_weight(numpy_helper.to_array(initializer), axis, bits)
+    values = numpy_helper.to_array(initializer)
+    if not np.isfinite(values).all():
+        raise CompileError(f"{name}: holds NaN or infinite values: the checkpoint is damaged")
+    integers, scale = quantise_weight(values, axis, bits)
     target = f"{name}.dequantised"
     if bits == 8:
         arrays = {"integers": integers, "scale": scale, "zero_point": np.zeros(scale.shape, np.int8)}

@@ -12,7 +12,7 @@ import onnx
 
 from whisper_toolchain.ort_session import open_session
 
-BINS = 2048
+BINS = 16384  # some 64 to a step of an 8-bit grid, so that rounding can be told from a histogram
 MAX_VALUES_PER_ROW = 1 << 18  # of a larger tensor, evenly spaced values are taken for the histogram
 
 Feeds = dict[str, np.ndarray]
@@ -35,14 +35,15 @@ class Histogram:
 
     def widen(self, values: np.ndarray) -> None:
         """Take values into `low` and `high`. All of that comes before the first `count`."""
-        self.low = min(self.low, float(values.min()))
-        self.high = max(self.high, float(values.max()))
+        # NumPy's minimum keeps a NaN, which Python's would lose: `quantise` refuses what is not finite.
+        self.low = float(np.minimum(self.low, values.min()))
+        self.high = float(np.maximum(self.high, values.max()))
 
     def count(self, values: np.ndarray) -> None:
         """Count values, or evenly spaced ones of many."""
-        flat = values.reshape(-1)
+        flat: np.ndarray = values.reshape(-1)
         flat = flat[:: max(1, flat.size // MAX_VALUES_PER_ROW)]
-        if self.high > self.low:
+        if self.high > self.low and np.isfinite(self.high - self.low):
             bins = ((flat - self.low) * (BINS / (self.high - self.low))).astype(np.int64)
             self.counts += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
             self.total += float(flat.sum(dtype=np.float64))
@@ -60,7 +61,10 @@ class Histogram:
         return min(0.0, float(edges[first])), max(0.0, float(edges[last + 1]))
 
     def mean_rounding_error(self, step: float, lowest: int, highest: int) -> float:
-        """Mean of value - step * clip(round(value / step), lowest, highest) over the values counted."""
+        """Mean of value - step * clip(round(value / step), lowest, highest) over the values counted.
+
+        Exact enough where a step is many bins wide, as on an 8-bit grid.
+        """
         values = int(self.counts.sum())
         if values == 0:
             return 0.0

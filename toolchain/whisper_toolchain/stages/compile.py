@@ -17,6 +17,7 @@ _CODE = tuple(
     f"whisper_toolchain.{name}"
     for name in (
         "compilers.emulator",
+        "compilers.equalise",
         "compilers.quantised_graph",
         "compilers.ranges",
         "ort_session",
