@@ -11,7 +11,7 @@ calibration row, for measuring what quantisation costs. Rows are written as they
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -166,7 +166,7 @@ def record(
         ArrayWriter(folder / files.token_embeddings, (count, plan.sequence, 1, state), np.float32) as embedded,
         ArrayWriter(folder / files.lengths, (count,), np.int32) as lengths,
     ):
-        for window in progress(windows, f"recording {files.mel.removesuffix('.npy')} and its transcripts"):
+        for window in progress(windows, f"calibrate: {files.mel}"):
             if window.utterance.id != loaded:
                 samples, loaded = load_audio(window.utterance.path), window.utterance.id
             mel = window_mel(samples[window.start : window.start + window.length], plan.seconds).T[None]
@@ -179,15 +179,14 @@ def record(
             lengths.append(np.array(len(ids), np.int32))
 
 
-def progress(items: Sequence[PlannedWindow], what: str) -> "tqdm[PlannedWindow]":
-    """A bar on a terminal; elsewhere about ten plain lines."""
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        items,
-        desc=what,
-        unit="window",
-        mininterval=0.5 if terminal else 0,
-        miniters=None if terminal else max(1, len(items) // 5),
-        ascii=not terminal,
-        file=sys.stderr,
-    )
+def progress(items: Sequence[PlannedWindow], what: str) -> Iterator[PlannedWindow]:
+    """Yield the items with a bar on a terminal, and with a plain line at every fifth of them elsewhere."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=what, unit="window", file=sys.stderr)
+        return
+    said = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        if done * 5 // len(items) > said:
+            said = done * 5 // len(items)
+            print(f"{what}: {done} of {len(items)} windows", file=sys.stderr, flush=True)  # noqa: T201 - progress
