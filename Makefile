@@ -59,7 +59,7 @@ audio: $(INSTALLED)
 	@$(TOOLCHAIN) audio $(offline)
 
 fetch: $(INSTALLED)
-	@$(TOOLCHAIN) fetch --variant $(call quote,$(VARIANT)) $(call option,--checkpoint,$(CHECKPOINT)) $(dataset) $(offline)
+	@$(TOOLCHAIN) fetch $(plan) $(call option,--checkpoint,$(CHECKPOINT)) $(dataset) $(offline)
 
 export: fetch
 	@$(TOOLCHAIN) export $(plan) $(dataset)

@@ -20,6 +20,8 @@ from whisper_toolchain.word_errors import count_word_errors
 
 ETCHINGS = "As for etchings, there are two kinds, British and foreign."
 
+PLAN = ["--variant", "tiny", "--arch", "hailo8"]
+
 
 @pytest.fixture(scope="module")
 def etchings(recording):
@@ -155,7 +157,7 @@ def test_offline_without_anything_is_one_line(workspace, tmp_path, capsys):
     (tmp_path / "third_party").mkdir()
     shutil.copy(workspace.third_party / "whisper.lock.toml", tmp_path / "third_party")
     (tmp_path / "patches").symlink_to(workspace.root / "patches")
-    assert toolchain_cli.main(["fetch", "--variant", "tiny", "--offline", "--root", str(tmp_path)]) == 1
+    assert toolchain_cli.main(["fetch", *PLAN, "--offline", "--root", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert "offline" in captured.err
     assert captured.err.count("\n") == 1
@@ -163,7 +165,17 @@ def test_offline_without_anything_is_one_line(workspace, tmp_path, capsys):
 
 def test_a_checkpoint_of_another_size_is_refused(workspace, tiny_en_checkpoint, capsys):
     own = workspace.checkpoint("tiny.en") / "checkpoint.safetensors"
-    arguments = ["fetch", "--variant", "base.en", "--checkpoint", str(own), "--root", str(workspace.root)]
+    arguments = [
+        "fetch",
+        "--variant",
+        "base.en",
+        "--arch",
+        "hailo8",
+        "--checkpoint",
+        str(own),
+        "--root",
+        str(workspace.root),
+    ]
     assert toolchain_cli.main([*arguments, "--dataset", str(workspace.audio / "registry-sample")]) == 1
     error = capsys.readouterr().err
     assert "tiny.en" in error
@@ -197,7 +209,7 @@ def test_killed_in_any_stage_it_ends_in_the_same_bundle(workspace, tiny_en_bundl
     build = tmp_path / "build"
     shapes, names = build / tiny_en_plan.shape_name, build / tiny_en_plan.bundle_name
     stages = [
-        (["fetch", "--variant", "tiny.en", *speech, "--offline"], build / "tiny.en" / "checkpoint.partial"),
+        (["fetch", *plan, *speech, "--offline"], build / "tiny.en" / "checkpoint.partial"),
         (["export", *plan, *speech], shapes / "export.partial"),
         (["calibrate", *plan, *speech, "--samples", "16"], shapes / "calibration.partial"),
         (["compile", *plan, "--compiler", "emulator"], names / "compiled.partial"),

@@ -46,6 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+# Each stage reads and writes folders below --root/build; any of them can lie elsewhere.
+_FOLDERS = {
+    "checkpoint": "folder that fetch makes (default: build/<variant>/checkpoint)",
+    "export": "folder that export makes (default: build/<shapes>/export)",
+    "calibration": "folder that calibrate makes, reused as it is (default: build/<shapes>/calibration)",
+    "compiled": "folder that compile makes (default: build/<bundle>/compiled)",
+    "artifacts": "folder of the bundles (default: artifacts)",
+}
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def _report(line: str) -> None:
     print(line, flush=True)
 
@@ -64,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text.split(". ")[0].rstrip(".").lower(), description=text)
         command.add_argument(
             "--root",
-            type=Path,
+            type=_path,
             default=Path(),
             metavar="DIR",
             help="project folder that holds patches/, third_party/, audio/, build/, artifacts/ (default: here)",
@@ -83,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     def with_dataset(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
         command.add_argument(
             "--dataset",
-            type=Path,
+            type=_path,
             metavar="PATH",
             help="LibriSpeech subset, folder of recordings, or .jsonl manifest (default: what was fetched)",
         )
@@ -93,20 +107,28 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--offline", action="store_true", help="use only what is already here")
         return command
 
-    command = with_network(with_dataset(add("fetch", _fetch, "Fetch sources, weights and speech.")))
-    command.add_argument("--variant", required=True, metavar="|".join(VARIANTS), help="Whisper model")
+    def with_folders(command: argparse.ArgumentParser, *names: str) -> argparse.ArgumentParser:
+        for name in names:
+            command.add_argument(f"--{name}-dir", type=_path, metavar="DIR", help=_FOLDERS[name])
+        return command
+
+    command = with_network(with_dataset(with_plan(add("fetch", _fetch, "Fetch sources, weights and speech."))))
+    with_folders(command, "checkpoint")
     command.add_argument(
         "--checkpoint",
-        type=Path,
+        type=_path,
         metavar="PATH",
         help="your own weights: OpenAI .pt, Hugging Face or CTranslate2 folder, GGML file",
     )
     with_network(add("audio", _audio, "Fetch LibriSpeech dev-clean, or a small sample where it is out of reach."))
-    with_dataset(with_plan(add("export", _export, "Export to two ONNX graphs and check them against torch.")))
+    command = with_dataset(with_plan(add("export", _export, "Export to two ONNX graphs and check them against torch.")))
+    with_folders(command, "checkpoint", "export")
     command = with_dataset(with_plan(add("calibrate", _calibrate, "Record the inputs of both graphs on real speech.")))
+    with_folders(command, "checkpoint", "export", "calibration")
     command.add_argument("--samples", type=int, default=128, metavar="N", help="windows at most (default: 128)")
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
     command = with_plan(add("compile", _compile, "Compile the graphs, or emulate that."))
+    with_folders(command, "export", "calibration", "compiled")
     command.add_argument(
         "--compiler",
         default="auto",
@@ -116,15 +138,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--dfc-python", metavar="PYTHON", help="interpreter that has Hailo's compiler (default: this one)"
     )
-    command.add_argument("--recipe", type=Path, metavar="TOML", help="your own recipe (default: the variant's)")
-    with_plan(add("bundle", _bundle, "Publish the compiled graphs as a bundle."))
-    with_dataset(with_plan(add("demo", _demo, "Transcribe one recording with the new bundle.")))
+    command.add_argument("--recipe", type=_path, metavar="TOML", help="your own recipe (default: the variant's)")
+    command = with_plan(add("bundle", _bundle, "Publish the compiled graphs as a bundle."))
+    with_folders(command, *_FOLDERS)
+    command = with_dataset(with_plan(add("demo", _demo, "Transcribe one recording with the new bundle.")))
+    with_folders(command, "calibration", "artifacts")
     command = with_plan(add("package", _package, "Pack the newest bundle as a tar.gz with its sha256."))
-    command.add_argument("--output", type=Path, default=Path("dist"), metavar="DIR", help="default: dist")
+    with_folders(command, "artifacts")
+    command.add_argument("--output", type=_path, default=Path("dist"), metavar="DIR", help="default: dist")
     command = with_dataset(
         with_plan(add("evaluate", _evaluate, "Compare the word error rate of float graphs and bundle."))
     )
     command.add_argument("--limit", type=int, metavar="N", help="recordings at most, in the dataset's order")
+    with_folders(command, "checkpoint", "export", "artifacts")
     return parser
 
 
@@ -133,7 +159,8 @@ def _plan(options: argparse.Namespace) -> ShapePlan:
 
 
 def _workspace(options: argparse.Namespace) -> Workspace:
-    return Workspace(options.root)
+    given = {name: getattr(options, f"{name}_dir", None) for name in _FOLDERS}
+    return Workspace(options.root, {name: folder for name, folder in given.items() if folder is not None})
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -141,7 +168,7 @@ def _fetch(options: argparse.Namespace) -> None:
 
     fetch(
         _workspace(options),
-        options.variant,
+        _plan(options).variant,
         options.checkpoint,
         options.dataset,
         offline=options.offline,

@@ -132,3 +132,8 @@ class ShapePlan:
     def bundle_name(self) -> str:
         """Name of the bundle, such as `whisper-tiny-10s-seq32-hailo8`."""
         return f"whisper-{self.shape_name}-{self.arch}"
+
+    @property
+    def options(self) -> str:
+        """The command-line options that name this plan, for messages that say what to run."""
+        return f"--variant {self.variant} --arch {self.arch}"

@@ -1,6 +1,7 @@
 """Where things lie below the project's root folder."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from whisper_toolchain.datasets import Dataset, open_dataset
@@ -14,9 +15,12 @@ class Workspace:
 
     Attributes:
         root: the folder that holds `third_party/`, `patches/`, `audio/`, `build/` and `artifacts/`.
+        elsewhere: folders of the user's own choice for "checkpoint", "export", "calibration", "compiled" and
+            "artifacts".
     """
 
     root: Path
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def third_party(self) -> Path:
@@ -46,23 +50,23 @@ class Workspace:
     @property
     def artifacts(self) -> Path:
         """Finished bundles."""
-        return self.root / "artifacts"
+        return self.elsewhere.get("artifacts", self.root / "artifacts")
 
     def checkpoint(self, variant: str) -> Path:
         """The fetch stage's folder."""
-        return self.root / "build" / variant / "checkpoint"
+        return self.elsewhere.get("checkpoint", self.root / "build" / variant / "checkpoint")
 
     def export(self, plan: ShapePlan) -> Path:
         """The export stage's folder; architectures with the same shapes share it."""
-        return self.root / "build" / plan.shape_name / "export"
+        return self.elsewhere.get("export", self.root / "build" / plan.shape_name / "export")
 
     def calibration(self, plan: ShapePlan) -> Path:
         """The calibrate stage's folder; architectures with the same shapes share it."""
-        return self.root / "build" / plan.shape_name / "calibration"
+        return self.elsewhere.get("calibration", self.root / "build" / plan.shape_name / "calibration")
 
     def compiled(self, plan: ShapePlan) -> Path:
         """The compile stage's folder."""
-        return self.root / "build" / plan.bundle_name / "compiled"
+        return self.elsewhere.get("compiled", self.root / "build" / plan.bundle_name / "compiled")
 
     def published(self, plan: ShapePlan) -> Path:
         """The bundle stage's folder, with the version that it published."""

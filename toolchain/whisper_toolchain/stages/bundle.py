@@ -31,11 +31,10 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
     Raises:
         StageError: an earlier stage has not run.
     """
-    where = f"--variant {plan.variant} --arch {plan.arch}"
-    fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch --variant {plan.variant}")
-    exported = Stage.read(workspace.export(plan), f"export {where}")
-    calibrated = Stage.read(workspace.calibration(plan), f"calibrate {where}")
-    compiled = Stage.read(workspace.compiled(plan), f"compile {where}")
+    fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
+    exported = Stage.read(workspace.export(plan), f"export {plan.options}")
+    calibrated = Stage.read(workspace.calibration(plan), f"calibrate {plan.options}")
+    compiled = Stage.read(workspace.compiled(plan), f"compile {plan.options}")
     inputs = {
         "checkpoint": fetched.digests(),
         "compiled": compiled.digests(),

@@ -51,8 +51,8 @@ def calibrate(
     """
     if samples < 1:
         raise DatasetError(f"{samples} samples: calibration needs at least one")
-    exported = Stage.read(workspace.export(plan), f"export --variant {plan.variant} --arch {plan.arch}")
-    fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch --variant {plan.variant}")
+    exported = Stage.read(workspace.export(plan), f"export {plan.options}")
+    fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
     speech = workspace.dataset(dataset)
     utterances = speech.utterances()
     dataset_digest = datasets.digest(utterances)
@@ -73,7 +73,7 @@ def calibrate(
         windows = plan_windows(calibration, plan.seconds, samples)
         measured = plan_windows(holdout, plan.seconds, HOLDOUT_WINDOWS)
         report(
-            f"calibrate: {len(windows)} windows of {speech.name} to calibrate on, {len(measured)} of "
+            f"calibrate: {len(windows)} windows of {speech.name} to calibrate on, {len(measured)} windows of "
             f"{len(holdout)} other recordings to measure on"
         )
         embedding = TokenEmbedding(*host_arrays(load(fetched.folder / CHECKPOINT)))
@@ -82,6 +82,7 @@ def calibrate(
             record(windows, CALIBRATION, folder, plan, backend, embedding, tokenizer)
             record(measured, HOLDOUT, folder, plan, backend, embedding, tokenizer)
         return {
+            "shape": plan.shape_name,
             "count": len(windows),
             "holdout": [utterance.id for utterance in holdout],
             "source": speech.name,

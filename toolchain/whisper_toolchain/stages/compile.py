@@ -6,6 +6,7 @@ from typing import Any
 from whisper_toolchain.compilers import CompileJob
 from whisper_toolchain.compilers.choose import choose_compiler
 from whisper_toolchain.download import Report
+from whisper_toolchain.errors import CompileError
 from whisper_toolchain.recipe import load_recipe
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, code_digest, run_stage
@@ -52,9 +53,11 @@ def compile_graphs(
     """
     chosen, why = choose_compiler(compiler, dfc_python)
     report(why)
-    where = f"--variant {plan.variant} --arch {plan.arch}"
-    exported = Stage.read(workspace.export(plan), f"export {where}")
-    calibrated = Stage.read(workspace.calibration(plan), f"calibrate {where}")
+    exported = Stage.read(workspace.export(plan), f"export {plan.options}")
+    calibrated = Stage.read(workspace.calibration(plan), f"calibrate {plan.options}")
+    for stage in (exported, calibrated):
+        if stage.results["shape"] != plan.shape_name:
+            raise CompileError(f"{stage.folder} is for {stage.results['shape']}, not for {plan.shape_name}")
     recipe = load_recipe(plan.variant, plan.arch, recipe_path)
     inputs = {
         "export": exported.digests(),

@@ -28,7 +28,7 @@ def demo(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, report:
     from whisper_runtime.bundle import Bundle
     from whisper_runtime.cli import EMULATED_NOTICE
 
-    calibrated = Stage.read(workspace.calibration(plan), f"calibrate --variant {plan.variant} --arch {plan.arch}")
+    calibrated = Stage.read(workspace.calibration(plan), f"calibrate {plan.options}")
     held_out = set(calibrated.results["holdout"])
     recordings = [u for u in workspace.dataset(dataset).utterances() if u.id in held_out]
     if not recordings:

@@ -32,9 +32,8 @@ def evaluate_rungs(
     from whisper_toolchain.evaluate import evaluate
     from whisper_toolchain.float_model import float_transcriber
 
-    where = f"--variant {plan.variant} --arch {plan.arch}"
-    fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch --variant {plan.variant}")
-    exported = Stage.read(workspace.export(plan), f"export {where}")
+    fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
+    exported = Stage.read(workspace.export(plan), f"export {plan.options}")
     speech = workspace.dataset(dataset)
     recordings = [utterance for utterance in speech.utterances() if utterance.text][:limit]
     if not recordings:

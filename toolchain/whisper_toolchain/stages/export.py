@@ -29,7 +29,7 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         StageError: the fetch stage has not run.
         ExportError: the graphs differ from the model.
     """
-    fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch --variant {plan.variant}")
+    fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
     inputs = {
         "checkpoint": fetched.digests(),
         "whisper": third_party.prepared_stamp(workspace.whisper),
@@ -59,6 +59,6 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
             f"{check.feature_error:.1e}), logits {check.logit_snr_db:.0f} dB ({check.logit_error:.1e}), the same most "
             "likely token at every position"
         )
-        return {"check": check.as_dict(), "clip": utterance.id}
+        return {"shape": plan.shape_name, "check": check.as_dict(), "clip": utterance.id}
 
     return run_stage("export", workspace.export(plan), inputs, make, report)

@@ -7,8 +7,8 @@ from whisper_toolchain import checkpoints, third_party
 from whisper_toolchain.checkpoints import fetch_checkpoint, read_checkpoint
 from whisper_toolchain.datasets import get_speech, open_dataset
 from whisper_toolchain.download import Report, sha256_file
-from whisper_toolchain.errors import CheckpointError, ShapePlanError
-from whisper_toolchain.shape_plan import DIMENSIONS, VARIANTS
+from whisper_toolchain.errors import CheckpointError
+from whisper_toolchain.shape_plan import DIMENSIONS
 from whisper_toolchain.stage import Stage, run_stage
 from whisper_toolchain.workspace import Workspace
 
@@ -35,13 +35,10 @@ def fetch(
         report: takes one line of progress.
 
     Raises:
-        ShapePlanError: unknown variant.
         DownloadError: something cannot be fetched.
         CheckpointError: the weights are not the variant's.
         DatasetError: the speech given is not usable.
     """
-    if variant not in VARIANTS:
-        raise ShapePlanError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
     tree = third_party.prepare_whisper(workspace.third_party, workspace.patches, offline=offline, report=report)
     if dataset is not None:
         open_dataset(dataset)
