@@ -34,7 +34,7 @@ help:
 	@echo
 	@echo 'stages:   fetch export calibrate compile bundle demo'
 	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), evaluate (word error rate),'
-	@echo '          check (lint, types), wheels, clean (build results), distclean (everything fetched too)'
+	@echo '          check (lint, types), wheels, clean (build results and bundles), distclean (everything fetched too)'
 	@echo
 	@echo 'VARIANT   tiny, tiny.en, base, base.en             now: $(VARIANT)'
 	@echo 'ARCH      hailo8, hailo8l, hailo10h                now: $(ARCH)'
@@ -95,8 +95,8 @@ wheels: $(INSTALLED)
 	$(VENV)/bin/python -m build --no-isolation --wheel --outdir dist toolchain
 
 clean:
-	rm -rf build dist artifacts/whisper-*
+	rm -rf build dist artifacts/whisper-* runtime/build toolchain/build
 
 distclean: clean
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -rf third_party/whisper third_party/downloads third_party/.whisper-* audio/LibriSpeech audio/registry-sample
+	rm -rf $(VENV) */*.egg-info .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf third_party/whisper third_party/whisper.partial third_party/downloads audio/LibriSpeech audio/registry-sample

@@ -62,7 +62,8 @@ class Bundle:
             folder = folder.resolve(strict=True)
             text = (folder / manifest_format.FILENAME).read_bytes()
         except (OSError, RuntimeError) as error:
-            raise BundleError(f"{path}: no bundle there: {getattr(error, 'strerror', error)}") from error
+            hint = f": use {folder / 'latest'}" if (folder / "latest").exists() else ""
+            raise BundleError(f"{path}: no bundle there, the file cannot be read{hint}") from error
         return cls(folder, manifest_format.parse(text, str(path)))
 
     def tokenizer(self) -> Tokenizer:

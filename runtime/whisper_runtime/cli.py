@@ -105,8 +105,6 @@ def describe(manifest: Manifest) -> str:
     lines += [f"  {key:<12} {value}" for key, value in rows.items()]
     for key, value in sorted(data["build"].get("snr_db", {}).items()):
         lines.append(f"  {'SNR':<12} {key}: {value:.1f} dB against float")
-    if not data["evaluations"]:
-        lines.append(f"  {'evaluation':<12} none yet")
     for name, entry in sorted(manifest.files.items()):
         lines.append(f"  {'file':<12} {name} ({entry.size / 1e6:.2f} MB)")
     return "\n".join(lines)

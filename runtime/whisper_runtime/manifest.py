@@ -105,7 +105,7 @@ def parse(text: bytes, where: str) -> Manifest:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{where}: not a manifest: {error}") from error
+        raise BundleError(f"{where}: not a manifest ({error}): build or copy the bundle again") from error
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
         raise BundleError(f"{where}: not a manifest: it has no schema number")
     if data["schema"] > SCHEMA:
@@ -118,7 +118,9 @@ def parse(text: bytes, where: str) -> Manifest:
     except (KeyError, TypeError, ValueError, RecursionError):
         changed = True
     if changed:
-        raise BundleError(f"{where}: changed since it was written (its digest does not match)")
+        raise BundleError(
+            f"{where}: changed since it was written (its digest does not match): build or copy the bundle again"
+        )
     try:
         return _typed(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

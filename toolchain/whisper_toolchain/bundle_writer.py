@@ -124,12 +124,17 @@ def publish(folder: Path, manifest: Mapping[str, Any], artifacts: Path) -> Path:
         remove_tree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.replace(target)
+    point_latest(target)
+    return target
+
+
+def point_latest(target: Path) -> None:
+    """Make `latest`, beside a bundle's folder, a link to it, in one step."""
     latest = target.parent / "latest"
     beside = target.parent / ".latest"
     beside.unlink(missing_ok=True)
     beside.symlink_to(target.name, target_is_directory=True)
     beside.replace(latest)
-    return target
 
 
 def is_intact(folder: Path) -> bool:

@@ -156,7 +156,7 @@ def run_stage(
     except BaseException:
         remove_tree(scratch)
         raise
-    report(f"{name}: wrote {folder} ({', '.join(_sizes(files))})")
+    report(f"{name}: wrote {', '.join([str(folder), *_sizes(files)])}")
     return Stage(folder, key, files, results)
 
 
@@ -173,4 +173,5 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _sizes(files: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
     for name, entry in files.items():
-        yield f"{name} {entry['size'] / 1e6:.1f} MB"
+        size = int(entry["size"])
+        yield f"{name} {size / 1e6:.1f} MB" if size >= 100_000 else f"{name} {size} B"

@@ -11,7 +11,8 @@ from whisper_toolchain.errors import CompileError
 CHOICES = ("auto", "dfc", "emulator")
 VENDOR_PACKAGE = "hailo_sdk_client"
 
-_PROBE = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{VENDOR_PACKAGE}') is None)"
+# Says so in words: a program that is no Python at all may also exit with 0.
+_PROBE = f"import importlib.util; print('{VENDOR_PACKAGE}', importlib.util.find_spec('{VENDOR_PACKAGE}') is not None)"
 
 
 def choose_compiler(choice: str, dfc_python: str | None) -> tuple[Compiler, str]:
@@ -68,4 +69,7 @@ def has_vendor_compiler(dfc_python: str | None) -> bool:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"DFC_PYTHON={dfc_python} does not run: {error}") from error
-    return result.returncode == 0
+    words = result.stdout.decode(errors="replace").split()
+    if result.returncode != 0 or words[:1] != [VENDOR_PACKAGE]:
+        raise CompileError(f"DFC_PYTHON={dfc_python} is not a Python interpreter")
+    return words[1:] == ["True"]

@@ -78,6 +78,7 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
         remove_tree(folder)
         stage = run_stage("bundle", folder, inputs, make, report)
         target = workspace.artifacts / plan.bundle_name / str(stage.results["version"])
+    bundle_writer.point_latest(target)
     report(f"bundle: {target}")
     return target
 
