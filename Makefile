@@ -36,21 +36,22 @@ help:
 	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), evaluate (word error rate),'
 	@echo '          check (lint, types), wheels, clean (build results and bundles), distclean (everything fetched too)'
 	@echo
-	@echo 'VARIANT   tiny, tiny.en, base, base.en             now: $(VARIANT)'
-	@echo 'ARCH      hailo8, hailo8l, hailo10h                now: $(ARCH)'
+	@echo 'VARIANT   tiny, tiny.en, base, base.en             now: '$(call quote,$(VARIANT))
+	@echo 'ARCH      hailo8, hailo8l, hailo10h                now: '$(call quote,$(ARCH))
 	@echo 'SECONDS, SEQUENCE     window and decoder slots, instead of the defaults'
 	@echo 'CHECKPOINT=path       your own weights             DATASET=path   your own speech'
-	@echo 'COMPILER  auto, dfc, emulator  now: $(COMPILER)    DFC_PYTHON=path/to/python that has the DFC'
+	@echo 'COMPILER  auto, dfc, emulator  now: '$(call quote,$(COMPILER))
+	@echo 'DFC_PYTHON=path    the Python that has the DFC'
 	@echo 'SAMPLES, SEED         size and choice of the calibration set'
 	@echo 'OFFLINE=1             use only what is already here'
-	@echo 'PYTHON    interpreter for .venv, 3.10 to 3.12      now: $(PYTHON)'
+	@echo 'PYTHON    interpreter for .venv, 3.10 to 3.12      now: '$(call quote,$(PYTHON))
 
 all: demo
 
 $(INSTALLED): requirements.lock runtime/pyproject.toml toolchain/pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v < (3, 13) and f"PYTHON={sys.executable} is {v.major}.{v.minor}: use Python 3.10, 3.11 or 3.12, as in make PYTHON=python3.11")'
+	@$(call quote,$(PYTHON)) -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v < (3, 13) and f"PYTHON={sys.executable} is {v.major}.{v.minor}: use Python 3.10, 3.11 or 3.12, as in make PYTHON=python3.11")'
 	@rm -f $@
-	$(PYTHON) -m venv $(VENV)
+	$(call quote,$(PYTHON)) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable runtime --editable toolchain
 	@touch $@
@@ -76,10 +77,10 @@ bundle: compile
 demo: bundle
 	@$(TOOLCHAIN) demo $(plan) $(dataset)
 
-package: bundle
+package: $(INSTALLED)
 	@$(TOOLCHAIN) package $(plan)
 
-evaluate: bundle
+evaluate: $(INSTALLED)
 	@$(TOOLCHAIN) evaluate $(plan) $(dataset)
 
 check: $(INSTALLED)

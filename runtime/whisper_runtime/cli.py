@@ -1,6 +1,7 @@
 """Command line of the runtime: `whisper-runtime transcribe` and `whisper-runtime info`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print(f"whisper-runtime: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; without this Python complains again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if options.debug:
+            raise
+        print(f"whisper-runtime: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("whisper-runtime: interrupted", file=sys.stderr)
@@ -88,7 +98,7 @@ def _info(options: argparse.Namespace) -> int:
 
 def describe(manifest: Manifest) -> str:
     """Return what a bundle is, in a few lines for a person."""
-    data = manifest.data
+    data, build = manifest.data, manifest.data["build"]
     lines = [f"{manifest.name} {manifest.version}"]
     if manifest.emulated:
         lines.append(f"  {EMULATED_NOTICE}")
@@ -96,14 +106,14 @@ def describe(manifest: Manifest) -> str:
         "model": f"Whisper {manifest.variant}, window {manifest.seconds} s, {manifest.sequence} decoder slots",
         "for": manifest.arch,
         "compiler": f"{data['compiler']['name']} {data['compiler']['version']}",
-        "checkpoint": f"{_source(data['checkpoint']['source'])}, tensors {data['checkpoint']['tensor_digest'][:12]}",
-        "calibration": f"{data['calibration']['count']} windows of {data['calibration']['source']}",
+        "checkpoint": f"{_source(build['checkpoint_source'])}, tensors {data['checkpoint']['tensor_digest'][:12]}",
+        "calibration": f"{data['calibration']['count']} windows of {build['calibration_source']}",
         "recipe": data["recipe"]["name"],
         "prompt": " ".join(map(str, manifest.sot_sequence)) + f", ends at {manifest.eot}",
         "content": manifest.content_digest,
     }
     lines += [f"  {key:<12} {value}" for key, value in rows.items()]
-    for key, value in sorted(data["build"].get("snr_db", {}).items()):
+    for key, value in sorted(build["snr_db"].items()):
         lines.append(f"  {'SNR':<12} {key}: {value:.1f} dB against float")
     for name, entry in sorted(manifest.files.items()):
         lines.append(f"  {'file':<12} {name} ({entry.size / 1e6:.2f} MB)")

@@ -64,8 +64,11 @@ def test_shipped_recipes(variant, arch):
     for block in range(6):
         for part in ("attn.out", "mlp.0", "mlp.2", "mlp.residual"):
             assert recipe.encoder.bits(f"encoder.blocks.{block}.{part}") == 16
-        for part in ("attn.query", "attn.key", "attn.value", "attn.scores", "attn.context"):
+        for part in ("attn.query", "attn.key", "attn.value", "attn.context"):
             assert recipe.encoder.bits(f"encoder.blocks.{block}.{part}") == 8
+        # 16 bits in the attention help the multilingual models, and are known to fail on hailo10h.
+        wide = variant in ("tiny", "base") and arch != "hailo10h"
+        assert recipe.encoder.bits(f"encoder.blocks.{block}.attn.scores") == (16 if wide else 8)
     assert recipe.encoder.bits("encoder.conv1") == 8
     assert recipe.encoder.corrected("encoder.blocks.0.attn.context")
     assert recipe.encoder.calibration_rows >= 1

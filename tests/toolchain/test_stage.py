@@ -294,3 +294,20 @@ def test_killed_in_the_middle_and_run_again(tmp_path):
     assert again.digests() == reference.digests()
     assert (again.key, again.results) == (reference.key, reference.results)
     assert no_partial(again)
+
+
+def test_a_folder_of_the_user_is_never_replaced(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(StageError, match="holds something else") as error:
+        run_stage("fetch", mine, {}, lambda folder: {}, lambda line: None)
+    assert "\n" not in str(error.value)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_another_stages_folder_is_never_replaced(tmp_path):
+    run_stage("export", tmp_path / "stage", {}, lambda folder: {}, lambda line: None)
+    with pytest.raises(StageError, match="holds something else"):
+        run_stage("fetch", tmp_path / "stage", {}, lambda folder: {}, lambda line: None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from whisper_runtime.bundle import Bundle
 
 from whisper_toolchain.download import sha256_file
+from whisper_toolchain.errors import StageError
 
 
 def package(folder: Path, output: Path) -> Path:
@@ -18,6 +19,7 @@ def package(folder: Path, output: Path) -> Path:
 
     Raises:
         BundleError: the bundle does not verify.
+        StageError: the archive cannot be written.
     """
     bundle = Bundle.open(folder)
     name = f"{bundle.manifest.name}-{bundle.manifest.version}"
@@ -39,6 +41,8 @@ def package(folder: Path, output: Path) -> Path:
                     tar.addfile(member, content)
         digest = sha256_file(partial)
         partial.replace(archive)
+    except OSError as error:
+        raise StageError(f"package: cannot write {archive}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
     archive.with_name(archive.name + ".sha256").write_text(f"{digest}  {archive.name}\n", encoding="ascii")

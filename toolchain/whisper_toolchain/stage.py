@@ -7,6 +7,7 @@ folder is renamed into place as a whole.
 
 import errno
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -44,6 +45,11 @@ def code_digest(*modules: str) -> str:
             raise StageError(f"{name}: no such module to take the digest of")
         digest.update(Path(spec.origin).read_bytes())
     return digest.hexdigest()
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of packages whose results a stage depends on."""
+    return {package: importlib.metadata.version(package) for package in packages}
 
 
 def sync_tree(folder: Path) -> None:
@@ -130,14 +136,16 @@ def run_stage(
         report: takes one line of progress.
 
     Raises:
-        StageError: the disk is full or the folder cannot be written.
+        StageError: the disk is full, the folder cannot be written, or it holds what is not this stage's.
     """
     key = canonical_digest({"stage": name, **inputs})
+    folder = folder.resolve()
+    scratch = folder.with_name(folder.name + ".partial")
+    _refuse_foreign(name, folder)
     done = Stage._read_or_none(folder)
     if done is not None and done.key == key:
         report(f"{name}: up to date ({folder})")
         return done
-    scratch = folder.with_name(folder.name + ".partial")
     try:
         remove_tree(scratch)
         scratch.mkdir(parents=True)
@@ -158,6 +166,25 @@ def run_stage(
         raise
     report(f"{name}: wrote {', '.join([str(folder), *_sizes(files)])}")
     return Stage(folder, key, files, results)
+
+
+def _refuse_foreign(name: str, folder: Path) -> None:
+    """Raise StageError unless a folder may be replaced: it is missing, empty, or an earlier result of the stage."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StageError(f"{name}: {folder} is a file; give a folder that is new, empty, or this stage's own")
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        own = not isinstance(record, dict) or record.get("stage", name) == name
+    except FileNotFoundError:
+        own = not any(folder.iterdir())
+    except (OSError, ValueError):
+        own = True  # a stage's record that was damaged
+    if not own:
+        raise StageError(
+            f"{name}: {folder} holds something else; give a folder that is new, empty, or this stage's own"
+        )
 
 
 def remove_tree(folder: Path) -> None:

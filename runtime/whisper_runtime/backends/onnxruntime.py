@@ -30,7 +30,7 @@ class OnnxRuntimeBackend:
         try:
             import onnxruntime
         except ImportError as error:
-            raise BackendError("emulated bundles need onnxruntime: pip install onnxruntime") from error
+            raise BackendError("emulated bundles need onnxruntime: pip install 'onnxruntime>=1.23,<1.24'") from error
         options = onnxruntime.SessionOptions()
         # The encoder's and the decoder's thread pools would otherwise spin against each other.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from whisper_toolchain.recipe import Recipe
 from whisper_toolchain.shape_plan import ShapePlan
@@ -37,13 +37,11 @@ class Compiled:
     Attributes:
         encoder, decoder: names of the two graph files in the output folder.
         snr_db: signal-to-noise ratios against float on the holdout, by name, in dB.
-        details: anything else worth keeping, as plain JSON values.
     """
 
     encoder: str
     decoder: str
     snr_db: Mapping[str, float]
-    details: Mapping[str, Any]
 
 
 class Compiler(Protocol):

@@ -6,6 +6,7 @@ of the chip's memory, contexts or speed. Its files are called `.emulated.onnx` a
 """
 
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class Emulator:
         (job.output / ENCODER).write_bytes(encoder)
         decoder = _quantise(job, job.export / graph_contract.DECODER, job.recipe.decoder, rows.decoder)
         (job.output / DECODER).write_bytes(decoder)
-        return Compiled(ENCODER, DECODER, measure(job), {})
+        return Compiled(ENCODER, DECODER, measure(job))
 
 
 class Rows:
@@ -91,6 +92,10 @@ def _quantise(job: CompileJob, path: Path, recipe: GraphRecipe, rows: Callable[[
         lambda: rows(recipe.calibration_rows),
     )
     layers = find_layers(model)
+    names = {layer.name for layer in layers}
+    unused = [pattern for pattern in recipe.sixteen_bit if not any(fnmatchcase(name, pattern) for name in names)]
+    if unused:
+        job.report(f"emulator: {path.name}: {', '.join(unused)} in float, which is finer than the 16 bits asked for")
     wide = sum(recipe.bits(layer.name) == 16 for layer in layers)
     job.report(f"emulator: {path.name}: {len(layers)} layers, {wide} of them in 16 bits, the others in 8")
     histograms = collect_histograms(model, tensors_to_measure(layers), lambda: rows(recipe.calibration_rows))

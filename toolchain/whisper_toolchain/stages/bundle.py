@@ -38,6 +38,8 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
     inputs = {
         "checkpoint": fetched.digests(),
         "compiled": compiled.digests(),
+        "made_from": _made_from(fetched, calibrated, compiled),
+        "version": __version__,
         "code": code_digest(*_CODE),
         "whisper": third_party.prepared_stamp(workspace.whisper),
     }
@@ -61,7 +63,7 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
                 load_tokenizer(workspace.whisper, plan.dims),
                 ranks.name,
                 _made_from(fetched, calibrated, compiled),
-                _build(workspace.root, exported, compiled),
+                _build(workspace.root, fetched, exported, calibrated, compiled),
                 emulated=compiled.results["emulated"],
                 semver=__version__,
             )
@@ -86,11 +88,10 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
 def _made_from(fetched: Stage, calibrated: Stage, compiled: Stage) -> dict[str, Any]:
     recipe = compiled.results["recipe"]
     return {
-        "checkpoint": dict(fetched.results),
+        "checkpoint": {"tensor_digest": fetched.results["tensor_digest"]},
         "calibration": {
             "digest": canonical_digest(calibrated.digests()),
             "count": calibrated.results["count"],
-            "source": calibrated.results["source"],
             "dataset_digest": calibrated.results["dataset_digest"],
         },
         "recipe": {"name": recipe["name"], "digest": canonical_digest(recipe), "layers": recipe},
@@ -98,8 +99,10 @@ def _made_from(fetched: Stage, calibrated: Stage, compiled: Stage) -> dict[str, 
     }
 
 
-def _build(root: Path, exported: Stage, compiled: Stage) -> dict[str, Any]:
+def _build(root: Path, fetched: Stage, exported: Stage, calibrated: Stage, compiled: Stage) -> dict[str, Any]:
     return {
+        "checkpoint_source": fetched.results["source"],
+        "calibration_source": calibrated.results["source"],
         "snr_db": compiled.results["snr_db"],
         "export_check": exported.results["check"],
         "git_revision": _git_revision(root),

@@ -16,13 +16,16 @@ from whisper_toolchain.checkpoints import load
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import DatasetError
 from whisper_toolchain.shape_plan import ShapePlan
-from whisper_toolchain.stage import Stage, code_digest, run_stage
+from whisper_toolchain.stage import Stage, code_digest, installed_versions, run_stage
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
 
 _CODE = (
     "whisper_toolchain.calibration",
-    *(f"whisper_runtime.{name}" for name in ("audio", "decoding", "embedding", "mel", "tokenizer", "windows")),
+    *(
+        f"whisper_runtime.{name}"
+        for name in ("audio", "backends.onnxruntime", "decoding", "embedding", "mel", "tokenizer", "windows")
+    ),
 )
 
 
@@ -62,6 +65,7 @@ def calibrate(
         "samples": samples,
         "seed": seed,
         "code": code_digest(*_CODE),
+        "versions": installed_versions("numpy", "onnxruntime", "soundfile", "soxr"),
     }
 
     def make(folder: Path) -> dict[str, Any]:

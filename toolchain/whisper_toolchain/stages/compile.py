@@ -21,6 +21,8 @@ _CODE = tuple(
         "compilers.equalise",
         "compilers.quantised_graph",
         "compilers.ranges",
+        "graph_names",
+        "recipe",
         "ort_session",
         "signal_to_noise",
     )

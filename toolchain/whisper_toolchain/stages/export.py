@@ -7,12 +7,13 @@ from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.download import Report
 from whisper_toolchain.shape_plan import ShapePlan
-from whisper_toolchain.stage import Stage, code_digest, run_stage
+from whisper_toolchain.stage import Stage, code_digest, installed_versions, run_stage
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
 
 _CODE = tuple(
-    f"whisper_toolchain.{name}" for name in ("export", "graph_names", "graph_simplify", "model", "shape_plan")
+    f"whisper_toolchain.{name}"
+    for name in ("export", "graph_contract", "graph_names", "graph_simplify", "model", "shape_plan")
 )
 
 
@@ -35,6 +36,7 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         "whisper": third_party.prepared_stamp(workspace.whisper),
         "shape": plan.shape_name,
         "code": code_digest(*_CODE),
+        "versions": installed_versions("torch", "onnx", "numpy"),
     }
 
     def make(folder: Path) -> dict[str, Any]:
