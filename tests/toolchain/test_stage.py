@@ -57,7 +57,7 @@ def test_first_run_writes_the_files_and_the_record(run, lines):
     record = json.loads((stage.folder / RECORD).read_text())
     assert record["inputs"] == INPUTS
     assert record["key"] == stage.key == canonical_digest({"stage": "toy", **INPUTS})
-    assert lines == [f"toy: wrote {stage.folder} (a.bin 0.0 MB, b.txt 0.0 MB)"]
+    assert lines == [f"toy: wrote {stage.folder}, a.bin 3 B, b.txt 3 B"]
     assert no_partial(stage)
 
 
@@ -101,14 +101,13 @@ def test_changed_output_makes_it_again(run, content):
     assert (stage.folder / "a.bin").read_bytes() == b"one"
 
 
-@pytest.mark.parametrize("name", ["a.bin", RECORD])
-def test_missing_output_makes_it_again(run, name):
+def test_missing_output_makes_it_again(run):
     make = Maker()
     stage = run(make)
-    (stage.folder / name).unlink()
+    (stage.folder / "a.bin").unlink()
     run(make)
     assert make.calls == 2
-    assert (stage.folder / name).is_file()
+    assert (stage.folder / "a.bin").is_file()
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"key": 1}', "null", "\x00"])

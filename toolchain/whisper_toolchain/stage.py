@@ -139,12 +139,12 @@ def run_stage(
         StageError: the disk is full, the folder cannot be written, or it holds what is not this stage's.
     """
     key = canonical_digest({"stage": name, **inputs})
-    folder = folder.resolve()
+    shown, folder = folder, folder.resolve()
     scratch = folder.with_name(folder.name + ".partial")
     _refuse_foreign(name, folder)
     done = Stage._read_or_none(folder)
     if done is not None and done.key == key:
-        report(f"{name}: up to date ({folder})")
+        report(f"{name}: up to date ({shown})")
         return done
     try:
         remove_tree(scratch)
@@ -164,7 +164,7 @@ def run_stage(
     except BaseException:
         remove_tree(scratch)
         raise
-    report(f"{name}: wrote {', '.join([str(folder), *_sizes(files)])}")
+    report(f"{name}: wrote {', '.join([str(shown), *_sizes(files)])}")
     return Stage(folder, key, files, results)
 
 
