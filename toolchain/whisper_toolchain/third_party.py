@@ -127,6 +127,8 @@ def import_normalizers(tree: Path) -> ModuleType:
 
 def _import_package(package: Path, name: str) -> ModuleType:
     package = package.resolve()
+    if not package.is_dir():
+        raise ToolchainError(f"{package} holds no Python package: run `whisper-toolchain fetch` first")
     if name in sys.modules:
         module = sys.modules[name]
         if Path(str(module.__file__)).parent == package:
@@ -135,8 +137,8 @@ def _import_package(package: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         name, package / "__init__.py", submodule_search_locations=[str(package)]
     )
-    if spec is None or spec.loader is None or not package.is_dir():
-        raise ToolchainError(f"{package} holds no Python package: run `whisper-toolchain fetch` first")
+    if spec is None or spec.loader is None:
+        raise ToolchainError(f"{package} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
