@@ -4,7 +4,8 @@ Everything is fetched the way the product fetches it, into the checkout's own th
 run needs no network. What the stages build goes into a temporary folder.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -22,10 +23,21 @@ from whisper_toolchain.stages.fetch import CHECKPOINT, fetch
 from whisper_toolchain.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
+FAKES = ROOT / "tests" / "fakes"
+FAKE_MODULES = ("hailo_platform", "hailo_sdk_client", "hef_file")
 
 
 def ignore(line: str) -> None:
     """Takes a line of progress and does nothing with it."""
+
+
+@pytest.fixture
+def fake_vendor_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The strict fakes of the vendor's two packages, importable for one test."""
+    monkeypatch.syspath_prepend(str(FAKES))
+    yield FAKES
+    for name in [name for name in sys.modules if name.split(".")[0] in FAKE_MODULES]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -23,3 +23,31 @@ class BundleError(WhisperError):
 
 class BackendError(WhisperError):
     """The accelerator or its emulation cannot be used, or was handed something of the wrong shape or type."""
+
+
+class HefError(WhisperError):
+    """A HEF is damaged, truncated, no HEF at all, or compiled for something else."""
+
+
+class NotInstalledError(BackendError):
+    """HailoRT's Python package is missing, or its parts do not fit together."""
+
+
+class DriverError(BackendError):
+    """The device's kernel driver is missing or has another version than HailoRT."""
+
+
+class NoDeviceError(BackendError):
+    """There is no accelerator, or none that is free."""
+
+
+class DeviceInUseError(BackendError):
+    """Another process holds the accelerator."""
+
+
+class WrongArchitectureError(BackendError):
+    """The bundle was compiled for another accelerator than the one that is here."""
+
+
+class DeviceTimeoutError(BackendError):
+    """The accelerator did not answer in time."""

@@ -6,6 +6,7 @@ by a number that the next release of the exporter changes. So each node gets the
 
     encoder.conv1, encoder.blocks.0.attn.query, ...   the layers of the checkpoint, under their own names
     <attention>.scores, <attention>.softmax, <attention>.context    the products inside an attention
+    <attention>.mask                                  the addition of the causal mask
     <block>.{attn,cross_attn,mlp}.residual            the addition after each part of a block
     encoder.conv1.gelu, encoder.conv2.gelu            the activations of the front end
     encoder.positional, decoder.embedded              the positional addition; the decoder's input reshaped
@@ -118,6 +119,8 @@ def _name_attention(graph: onnx.GraphProto, layers: list[str]) -> None:
             products[layer] += 1
         elif node.op_type == "Softmax":
             layers[index] = f"{layer}.softmax"
+        elif node.op_type == "Add":
+            layers[index] = f"{layer}.mask"
 
 
 def _name_vocabulary(graph: onnx.GraphProto, layers: list[str]) -> None:

@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import BackendError
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("hailort", "onnxruntime")
+
+# What an encoder returned, for the decoder of the same backend and for nobody else: an accelerator may still be
+# working on it, and may keep it in the device's own number format.
+Features = Any
 
 
 class Backend(Protocol):
@@ -17,13 +21,22 @@ class Backend(Protocol):
 
     Arrays are float32 in the device's NHWC layout, s being the window in seconds, d the model's width and n
     the number of decoder slots.
+
+    Attributes:
+        lookahead: how many windows may be encoded ahead of the one that is being decoded; 0 where encoding
+            ahead gains nothing.
     """
 
-    def encode(self, mel: np.ndarray) -> np.ndarray:
-        """Mel (1, 100*s, 80) -> features (1, 50*s, d), to be handed to `decode` as they are."""
+    lookahead: int
+
+    def encode(self, mel: np.ndarray) -> Features:
+        """Mel (1, 100*s, 80) -> features of 50*s frames of width d, to be handed to `decode` as they are.
+
+        May return before the features are there; a failure may then be raised by the first `decode`.
+        """
         ...
 
-    def decode(self, features: np.ndarray, token_embeddings: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    def decode(self, features: Features, token_embeddings: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         """Features and token embeddings (n, 1, d) -> logits (len(rows), vocab) of the slots asked for."""
         ...
 

@@ -26,6 +26,8 @@ class OnnxRuntimeBackend:
         BackendError: onnxruntime is not installed or cannot load a graph.
     """
 
+    lookahead = 0  # both graphs run on the same cores
+
     def __init__(self, encoder: Path, decoder: Path, threads: int | None = None) -> None:
         try:
             import onnxruntime

@@ -1,9 +1,9 @@
 """Compilers: what turns the two exported graphs into what a bundle holds."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from whisper_toolchain.recipe import Recipe
 from whisper_toolchain.shape_plan import ShapePlan
@@ -18,7 +18,8 @@ class CompileJob:
         recipe: how each layer is quantised.
         export: folder with `encoder.onnx` and `decoder.onnx`.
         calibration: folder with the calibration set and the holdout.
-        output: folder to write into.
+        output: folder to write into; empty, and renamed into place when everything is finished.
+        work: folder that survives an interruption, for what a long compilation can continue from.
         report: takes one line of progress.
     """
 
@@ -27,6 +28,7 @@ class CompileJob:
     export: Path
     calibration: Path
     output: Path
+    work: Path
     report: Callable[[str], None]
 
 
@@ -36,12 +38,16 @@ class Compiled:
 
     Attributes:
         encoder, decoder: names of the two graph files in the output folder.
-        snr_db: signal-to-noise ratios against float on the holdout, by name, in dB.
+        snr_db: signal-to-noise ratios against float on the holdout, by name ("features", "logits"), in dB.
+        extra_files: names of further files in the output folder that belong into the bundle.
+        measurements: what the compilation took (time, memory), as plain JSON values; not part of the content.
     """
 
     encoder: str
     decoder: str
     snr_db: Mapping[str, float]
+    extra_files: tuple[str, ...] = ()
+    measurements: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Compiler(Protocol):
