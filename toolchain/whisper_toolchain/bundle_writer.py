@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from whisper_runtime import manifest as manifest_format
 from whisper_runtime.bundle import Bundle
-from whisper_runtime.errors import BundleError
+from whisper_runtime.errors import BundleError, HefError
 from whisper_runtime.tokenizer import Tokenizer
 
 from whisper_toolchain.download import sha256_file
@@ -27,6 +27,19 @@ def write_host_arrays(folder: Path, plan: ShapePlan, embedding: np.ndarray, posi
     np.save(folder / f"token_embedding_weight_{plan.variant}.npy", embedding, allow_pickle=False)
     np.save(folder / "positional_embedding.npy", positional, allow_pickle=False)
     np.save(folder / f"onnx_add_input_{plan.variant}.npy", positional[: plan.sequence].copy(), allow_pickle=False)
+
+
+def check_hef(path: Path, plan: ShapePlan) -> None:
+    """Refuse a compiled graph that is damaged or for another architecture than the bundle's. Raises HefError."""
+    from whisper_runtime.hef import check_outputs, read_hef
+
+    hef = read_hef(path)
+    if hef.architecture != plan.arch:
+        raise HefError(
+            f"{path}: compiled for {hef.architecture}, the bundle is for {plan.arch}: run the compile stage again "
+            f"with ARCH={plan.arch}, or build the bundle with ARCH={hef.architecture}"
+        )
+    check_outputs(hef)
 
 
 def make_manifest(

@@ -68,6 +68,10 @@ class Workspace:
         """The compile stage's folder."""
         return self.elsewhere.get("compiled", self.root / "build" / plan.bundle_name / "compiled")
 
+    def compiler_work(self, plan: ShapePlan, compiler: str) -> Path:
+        """What a compiler can continue from after an interruption."""
+        return self.root / "build" / plan.bundle_name / compiler
+
     def published(self, plan: ShapePlan) -> Path:
         """The bundle stage's folder, with the version that it published."""
         return self.root / "build" / plan.bundle_name / "bundle"

@@ -6,7 +6,6 @@ of the chip's memory, contexts or speed. Its files are called `.emulated.onnx` a
 """
 
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from whisper_toolchain.compilers.quantised_graph import find_layers, quantise, t
 from whisper_toolchain.compilers.ranges import Feeds, collect_histograms
 from whisper_toolchain.graph_names import layer_of
 from whisper_toolchain.ort_session import open_session
-from whisper_toolchain.recipe import GraphRecipe
+from whisper_toolchain.recipe import GraphRecipe, matches
 from whisper_toolchain.signal_to_noise import SignalToNoise
 
 
@@ -85,20 +84,26 @@ class Rows:
 
 def _quantise(job: CompileJob, path: Path, recipe: GraphRecipe, rows: Callable[[int], Iterable[Feeds]]) -> bytes:
     model = onnx.load(path)
-    recipe.check_layers((layer_of(node.name) for node in model.graph.node), path.name)
-    equalise(
-        model,
-        [layer.name for layer in find_layers(model) if recipe.equalised(layer.name)],
-        lambda: rows(recipe.calibration_rows),
-    )
+    known = [layer_of(node.name) for node in model.graph.node]
+    recipe.check_layers(known, path.name)
+    recipe.check_architecture(known, job.plan.arch, path.name)
+    if recipe.matmul_equalization:
+        equalise(
+            model,
+            [layer.name for layer in find_layers(model) if layer.name.endswith(".scores")],
+            lambda: rows(recipe.emulator.rows),
+        )
     layers = find_layers(model)
     names = {layer.name for layer in layers}
-    unused = [pattern for pattern in recipe.sixteen_bit if not any(fnmatchcase(name, pattern) for name in names)]
+    unused = [pattern for pattern in recipe.sixteen_bit if not any(matches(name, [pattern]) for name in names)]
     if unused:
         job.report(f"emulator: {path.name}: {', '.join(unused)} in float, which is finer than the 16 bits asked for")
-    wide = sum(recipe.bits(layer.name) == 16 for layer in layers)
+    if recipe.emulator.sixteen_bit:
+        further = ", ".join(recipe.emulator.sixteen_bit)
+        job.report(f"emulator: {path.name}: {further} in 16 bits, in place of the fine-tuning that it cannot do")
+    wide = sum(recipe.emulated_bits(layer.name) == 16 for layer in layers)
     job.report(f"emulator: {path.name}: {len(layers)} layers, {wide} of them in 16 bits, the others in 8")
-    histograms = collect_histograms(model, tensors_to_measure(layers), lambda: rows(recipe.calibration_rows))
+    histograms = collect_histograms(model, tensors_to_measure(layers), lambda: rows(recipe.emulator.rows))
     quantised: bytes = quantise(model, layers, histograms, recipe).SerializeToString(deterministic=True)
     return quantised
 

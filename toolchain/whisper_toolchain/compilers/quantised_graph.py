@@ -111,7 +111,8 @@ def quantise(
     result_of: dict[str, str] = {}
     constants: dict[str, onnx.TensorProto] = {}
     # 65536 steps are fine enough for the whole range; clipping would only do harm.
-    percentile = {8: recipe.clip_percentile, 16: 100.0}
+    percentile = {8: recipe.emulator.clip_percentile, 16: 100.0}
+    outputs = {value.name for value in graph.output}
     gone: set[str] = set()
 
     def limits(name: str, bits: int) -> tuple[float, float]:
@@ -123,7 +124,8 @@ def quantise(
         return nodes
 
     for layer in layers:
-        bits = recipe.bits(layer.name)
+        bits = recipe.emulated_bits(layer.name)
+        result_bits = 16 if layer.result in outputs and recipe.sixteen_bit_outputs else bits
         node = graph.node[layer.node]
         for position, name in enumerate(node.input[:2]):
             if name == layer.weight:
@@ -144,7 +146,7 @@ def quantise(
         # another name and the grid takes over the old one.
         result_of[layer.result] = f"{layer.result}.float"
         result = f"{layer.result}.float"
-        if bits == 8 and layer.weight is None and recipe.corrected(layer.name):
+        if bits == 8 and recipe.matmul_correction and layer.name.endswith(".context"):
             first, second = layer.activations
             step, zero_point = activation_scale(*limits(first, bits), bits, first)
             error = histograms[first].mean_rounding_error(float(step), -zero_point, (1 << bits) - 1 - zero_point)
@@ -154,7 +156,7 @@ def quantise(
             result = correction[-1].output[0]
         after[layer.result] = [
             *after[layer.result],
-            *grid(layer.result, bits, result, layer.result),
+            *grid(layer.result, result_bits, result, layer.result),
         ]
 
     nodes: list[onnx.NodeProto] = []

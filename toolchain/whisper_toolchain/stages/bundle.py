@@ -30,6 +30,7 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
 
     Raises:
         StageError: an earlier stage has not run.
+        HefError: a compiled graph is damaged, or compiled for another architecture than the bundle's.
     """
     fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
     exported = Stage.read(workspace.export(plan), f"export {plan.options}")
@@ -52,7 +53,11 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
         remove_tree(scratch)
         scratch.mkdir(parents=True)
         try:
-            for name in (compiled.results["encoder"], compiled.results["decoder"], LOG):
+            graphs = {"encoder": compiled.results["encoder"], "decoder": compiled.results["decoder"]}
+            if not compiled.results["emulated"]:
+                for name in graphs.values():
+                    bundle_writer.check_hef(compiled.folder / name, plan)
+            for name in (*graphs.values(), *compiled.results["extra_files"], LOG):
                 shutil.copyfile(compiled.folder / name, scratch / name)
             bundle_writer.write_host_arrays(scratch, plan, *host_arrays(load(fetched.folder / CHECKPOINT)))
             ranks = tokenizer_file(workspace.whisper, plan.dims)
@@ -104,6 +109,7 @@ def _build(root: Path, fetched: Stage, exported: Stage, calibrated: Stage, compi
         "checkpoint_source": fetched.results["source"],
         "calibration_source": calibrated.results["source"],
         "snr_db": compiled.results["snr_db"],
+        "compilation": compiled.results["measurements"],
         "export_check": exported.results["check"],
         "git_revision": _git_revision(root),
         "python": platform.python_version(),

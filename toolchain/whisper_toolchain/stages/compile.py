@@ -14,9 +14,8 @@ from whisper_toolchain.workspace import Workspace
 
 LOG = "compile.log"
 
-_CODE = tuple(
-    f"whisper_toolchain.{name}"
-    for name in (
+_CODE = {
+    "emulator": (
         "compilers.emulator",
         "compilers.equalise",
         "compilers.quantised_graph",
@@ -25,8 +24,15 @@ _CODE = tuple(
         "recipe",
         "ort_session",
         "signal_to_noise",
-    )
-)
+    ),
+    "dfc": (
+        "compilers.dfc",
+        "compilers.dfc_worker",
+        "compilers.model_script",
+        "compilers.vendor_layers",
+        "recipe",
+    ),
+}
 
 
 def compile_graphs(
@@ -67,7 +73,7 @@ def compile_graphs(
         "recipe": recipe.as_dict(),
         "arch": plan.arch,
         "compiler": f"{chosen.name} {chosen.version}",
-        "code": code_digest(*_CODE),
+        "code": code_digest(*(f"whisper_toolchain.{name}" for name in _CODE[chosen.name])),
     }
 
     def make(folder: Path) -> dict[str, Any]:
@@ -77,7 +83,10 @@ def compile_graphs(
             lines.append(line)
             report(line)
 
-        compiled = chosen.compile(CompileJob(plan, recipe, exported.folder, calibrated.folder, folder, log))
+        job = CompileJob(
+            plan, recipe, exported.folder, calibrated.folder, folder, workspace.compiler_work(plan, chosen.name), log
+        )
+        compiled = chosen.compile(job)
         for name, value in sorted(compiled.snr_db.items()):
             log(f"{chosen.name}: SNR of the {name} against float on the holdout: {value:.1f} dB")
         (folder / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -86,7 +95,9 @@ def compile_graphs(
             "emulated": chosen.emulated,
             "encoder": compiled.encoder,
             "decoder": compiled.decoder,
+            "extra_files": list(compiled.extra_files),
             "snr_db": dict(compiled.snr_db),
+            "measurements": dict(compiled.measurements),
             "recipe": recipe.as_dict(),
         }
 
