@@ -1,16 +1,18 @@
-"""Command line of the runtime: `whisper-runtime transcribe` and `whisper-runtime info`."""
+"""Command line of the runtime: `whisper-runtime transcribe`, `whisper-runtime info` and `whisper-runtime doctor`."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whisper_runtime import __version__
-from whisper_runtime.backends import BACKENDS
-from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import WhisperError
 from whisper_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from whisper_runtime.hef import Hef
 
 EMULATED_NOTICE = "EMULATED bundle: runs on this CPU with ONNX Runtime, not on a Hailo device"
 
@@ -56,20 +58,48 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("files", nargs="+", metavar="FILE", help="a recording")
     transcribe.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="folder of the bundle")
     transcribe.add_argument("--language", metavar="CODE", help="spoken language, such as de (default: en)")
-    transcribe.add_argument("--backend", choices=BACKENDS, help="default: the one that the bundle is for")
+    transcribe.add_argument("--backend", metavar="hailort|onnxruntime", help="default: the one that the bundle is for")
     transcribe.add_argument("--debug", action="store_true", help="show where an error came from")
     transcribe.set_defaults(run=_transcribe)
 
     info = commands.add_parser(
-        "info", help="print what a bundle is", description="Verifies a bundle and prints what it is."
+        "info",
+        help="print what a bundle or a HEF is",
+        description="Verifies a bundle, or a HEF of whatever origin, and prints what it is.",
     )
-    info.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of the bundle")
+    info.add_argument("path", type=Path, metavar="PATH", help="folder of the bundle, or a file: the HEF")
     info.add_argument("--debug", action="store_true", help="show where an error came from")
     info.set_defaults(run=_info)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is installed, what fits together, and what to do",
+        description="Checks Python, its packages, HailoRT, driver, device and a bundle. Exit status 1 if there is a "
+        "problem; a note is about something that is not needed for what works here.",
+    )
+    doctor.add_argument("--bundle", type=Path, metavar="DIR", help="folder of a bundle that is to run here")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--debug", action="store_true", help="show what HailoRT printed, and where an error came from")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
+# The commands import what they need themselves, so that `doctor` works where a package is missing or broken.
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from whisper_runtime import doctor
+
+    probe = doctor.probe_hailort()
+    checks = doctor.runtime_checks(probe, options.bundle)
+    if options.debug and probe.log:
+        print(probe.log.rstrip(), file=sys.stderr)
+    print(doctor.as_json(checks) if options.json else doctor.as_text(checks))
+    return 0 if doctor.all_is_well(checks) else 1
+
+
 def _transcribe(options: argparse.Namespace) -> int:
+    from whisper_runtime.bundle import Bundle
     from whisper_runtime.transcriber import Transcriber
 
     transcriber = Transcriber.from_bundle(options.bundle, options.backend)
@@ -92,7 +122,16 @@ def _transcribe(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    print(describe(Bundle.open(options.bundle).manifest))
+    from whisper_runtime.bundle import Bundle
+    from whisper_runtime.hef import check_outputs, read_hef
+
+    is_hef = options.path.is_file() or (options.path.suffix == ".hef" and not options.path.is_dir())
+    if not is_hef:
+        print(describe(Bundle.open(options.path).manifest))
+        return 0
+    hef = read_hef(options.path)
+    print(describe_hef(hef), flush=True)
+    check_outputs(hef)
     return 0
 
 
@@ -118,6 +157,26 @@ def describe(manifest: Manifest) -> str:
     for name, entry in sorted(manifest.files.items()):
         lines.append(f"  {'file':<12} {name} ({entry.size / 1e6:.2f} MB)")
     return "\n".join(lines)
+
+
+def describe_hef(hef: "Hef") -> str:
+    """Return what a HEF is, in a few lines for a person."""
+    rows = [
+        ("for", hef.architecture),
+        ("compiler", f"DFC {hef.sdk_version}" if hef.sdk_version else "unknown"),
+        ("created", f"{hef.created:%Y-%m-%d %H:%M:%S} UTC" if hef.created else "unknown"),
+        ("header", f"version {hef.header_version}, digest verified"),
+    ]
+    rows += [("network", group) for group in hef.network_groups]
+    for kind, streams in (("input", hef.inputs), ("output", hef.outputs)):
+        for stream in streams:
+            shape = " x ".join(map(str, stream.shape))
+            values = f"{8 * stream.bytes_per_value} bits, scale {stream.scale:.6g}, zero point {stream.zero_point:g}"
+            names = f", from {', '.join(stream.original_names)}" if stream.original_names else ""
+            rows.append((kind, f"{stream.name}: {shape}, {values}{names}"))
+    # Names are whatever the file says: nothing in them shall steer the terminal.
+    lines = [f"  {key:<12} {text if text.isprintable() else ascii(text)}" for key, text in rows]
+    return "\n".join([f"{hef.path}: HEF", *lines])
 
 
 def _source(source: dict[str, str]) -> str:

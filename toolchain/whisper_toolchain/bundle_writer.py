@@ -8,6 +8,7 @@ import numpy as np
 from whisper_runtime import manifest as manifest_format
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import BundleError, HefError
+from whisper_runtime.hef import check_outputs, read_hef
 from whisper_runtime.tokenizer import Tokenizer
 
 from whisper_toolchain.download import sha256_file
@@ -31,8 +32,6 @@ def write_host_arrays(folder: Path, plan: ShapePlan, embedding: np.ndarray, posi
 
 def check_hef(path: Path, plan: ShapePlan) -> None:
     """Refuse a compiled graph that is damaged or for another architecture than the bundle's. Raises HefError."""
-    from whisper_runtime.hef import check_outputs, read_hef
-
     hef = read_hef(path)
     if hef.architecture != plan.arch:
         raise HefError(

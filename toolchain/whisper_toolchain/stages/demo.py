@@ -12,8 +12,11 @@ from whisper_toolchain.workspace import Workspace
 _CODE = ("whisper_runtime.decoding", "whisper_runtime.transcriber", "whisper_toolchain.word_errors")
 
 
-def demo(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, report: Report) -> Stage:
+def demo(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, report: Report) -> Stage | None:
     """Transcribe the first held-out recording with a transcript and show both texts and the error rate.
+
+    A compiled bundle runs on its device only. On a machine without that device there is nothing to show; what to do
+    with the bundle is said instead, and None returned.
 
     Args:
         workspace: holds a bundle of the plan.
@@ -24,9 +27,11 @@ def demo(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, report:
     Raises:
         BundleError: the bundle is missing or damaged.
         DatasetError: the recording is gone.
+        BackendError: the device is there and fails.
     """
     from whisper_runtime.bundle import Bundle
     from whisper_runtime.cli import EMULATED_NOTICE
+    from whisper_runtime.errors import DriverError, NoDeviceError, NotInstalledError, WrongArchitectureError
 
     calibrated = Stage.read(workspace.calibration(plan), f"calibrate {plan.options}")
     held_out = set(calibrated.results["holdout"])
@@ -47,7 +52,8 @@ def demo(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, report:
 
         from whisper_toolchain.word_errors import count_word_errors
 
-        text = Transcriber.from_bundle(workspace.bundle(plan)).text(recording.path)
+        with Transcriber.from_bundle(workspace.bundle(plan)) as transcriber:
+            text = transcriber.text(recording.path)
         results: dict[str, Any] = {"recording": recording.id, "text": text, "reference": recording.text}
         if recording.text is not None:
             errors = count_word_errors([recording.text], [text], workspace.whisper)
@@ -55,7 +61,12 @@ def demo(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, report:
         (folder / "transcript.txt").write_text(text + "\n", encoding="utf-8")
         return results
 
-    stage = run_stage("demo", workspace.demo(plan), inputs, make, report)
+    try:
+        stage = run_stage("demo", workspace.demo(plan), inputs, make, report)
+    except (DriverError, NoDeviceError, NotInstalledError, WrongArchitectureError) as error:
+        report(f"demo: skipped, the bundle runs on a {plan.arch} and not here: {error}")
+        report(f"demo: copy {opened.folder} to the device and run: whisper-runtime transcribe FILE --bundle FOLDER")
+        return None
     if opened.manifest.emulated:
         report(f"demo: {EMULATED_NOTICE}")
     report(f"demo: recording  {stage.results['recording']} (not used for calibration)")
