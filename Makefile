@@ -13,6 +13,7 @@ SEED       ?= 0
 PYTHON     ?= python3
 DFC_PYTHON ?=
 OFFLINE    ?=
+JSON       ?=
 
 VENV      := .venv
 INSTALLED := $(VENV)/.installed
@@ -25,7 +26,7 @@ plan    = --variant $(call quote,$(VARIANT)) --arch $(call quote,$(ARCH)) $(call
 dataset = $(call option,--dataset,$(DATASET))
 offline = $(if $(filter-out 0,$(strip $(OFFLINE))),--offline)
 
-.PHONY: help all audio fetch export calibrate compile bundle demo package evaluate check test wheels clean distclean
+.PHONY: help all audio fetch export calibrate compile bundle demo package evaluate doctor check test wheels clean distclean
 .NOTPARALLEL:
 
 help:
@@ -34,6 +35,7 @@ help:
 	@echo
 	@echo 'stages:   fetch export calibrate compile bundle demo'
 	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), evaluate (word error rate),'
+	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'
 	@echo '          check (lint, types), wheels, clean (build results and bundles), distclean (everything fetched too)'
 	@echo
 	@echo 'VARIANT   tiny, tiny.en, base, base.en             now: '$(call quote,$(VARIANT))
@@ -82,6 +84,9 @@ package: $(INSTALLED)
 
 evaluate: $(INSTALLED)
 	@$(TOOLCHAIN) evaluate $(plan) $(dataset)
+
+doctor: $(INSTALLED)
+	@$(TOOLCHAIN) doctor --variant $(call quote,$(VARIANT)) --arch $(call quote,$(ARCH)) $(call option,--dfc-python,$(DFC_PYTHON)) $(if $(filter-out 0,$(strip $(JSON))),--json)
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -4,7 +4,9 @@ Everything is fetched the way the product fetches it, into the checkout's own th
 run needs no network. What the stages build goes into a temporary folder.
 """
 
+import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -38,6 +40,17 @@ def fake_vendor_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield FAKES
     for name in [name for name in sys.modules if name.split(".")[0] in FAKE_MODULES]:
         del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def dfc_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter of its own that has the strict fake of the vendor's compiler, as DFC_PYTHON."""
+    folder = tmp_path_factory.mktemp("dfc") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, capture_output=True)
+    (packages,) = folder.glob("lib/python3*/site-packages")
+    # The fake needs numpy, onnx and onnxruntime, which are already here.
+    (packages / "fakes.pth").write_text(f"{FAKES}\n{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+    return str(folder / "bin" / "python")
 
 
 @pytest.fixture(scope="session")

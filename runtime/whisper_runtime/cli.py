@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="folder of the bundle")
     transcribe.add_argument("--language", metavar="CODE", help="spoken language, such as de (default: en)")
     transcribe.add_argument("--backend", metavar="hailort|onnxruntime", help="default: the one that the bundle is for")
+    transcribe.add_argument(
+        "--share-device",
+        action="store_true",
+        help="let other programs use the Hailo device at the same time; they must share it too",
+    )
     transcribe.add_argument("--debug", action="store_true", help="show where an error came from")
     transcribe.set_defaults(run=_transcribe)
 
@@ -102,23 +107,24 @@ def _transcribe(options: argparse.Namespace) -> int:
     from whisper_runtime.bundle import Bundle
     from whisper_runtime.transcriber import Transcriber
 
-    transcriber = Transcriber.from_bundle(options.bundle, options.backend)
-    if Bundle.open_unverified(options.bundle).manifest.emulated:
-        print(EMULATED_NOTICE, file=sys.stderr)
-    transcriber.prompt(options.language)  # a wrong language is one error, not one for each file
-    status = 0
-    for file in options.files:
-        if len(options.files) > 1:
-            print(f"{file}:")
-        try:
-            for segment in transcriber.transcribe(file, options.language):
-                print(f"[{segment.start:7.2f} - {segment.end:7.2f}] {segment.text}", flush=True)
-        except WhisperError as error:
-            if options.debug:
-                raise
-            print(f"whisper-runtime: {error}", file=sys.stderr)
-            status = 1
-    return status
+    # Leaving the block gives the device back, at the end as after Ctrl-C.
+    with Transcriber.from_bundle(options.bundle, options.backend, options.share_device) as transcriber:
+        if Bundle.open_unverified(options.bundle).manifest.emulated:
+            print(EMULATED_NOTICE, file=sys.stderr)
+        transcriber.prompt(options.language)  # a wrong language is one error, not one for each file
+        status = 0
+        for file in options.files:
+            if len(options.files) > 1:
+                print(f"{file}:")
+            try:
+                for segment in transcriber.transcribe(file, options.language):
+                    print(f"[{segment.start:7.2f} - {segment.end:7.2f}] {segment.text}", flush=True)
+            except WhisperError as error:
+                if options.debug:
+                    raise
+                print(f"whisper-runtime: {error}", file=sys.stderr)
+                status = 1
+        return status
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, or 1 if something could not be done."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
     except WhisperError as error:
         if options.debug:
             raise
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("whisper-toolchain: interrupted; the next run continues here", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
 # Each stage reads and writes folders below --root/build; any of them can lie elsewhere.
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text.split(". ")[0].rstrip(".").lower(), description=text)
         command.add_argument(
             "--root",
@@ -151,6 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--limit", type=int, metavar="N", help="recordings at most, in the dataset's order")
     with_folders(command, "checkpoint", "export", "artifacts")
+    command = add("doctor", _doctor, "Say what this machine has for making bundles, what fits together, what to do.")
+    command.add_argument("--arch", required=True, metavar="|".join(ARCHITECTURES), help="accelerator")
+    command.add_argument("--variant", metavar="|".join(VARIANTS), help="also say what was made for this model")
+    command.add_argument(
+        "--dfc-python", metavar="PYTHON", help="interpreter that has Hailo's compiler (default: this one)"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
@@ -214,6 +221,17 @@ def _compile(options: argparse.Namespace) -> None:
         options.recipe,
         report=_report,
     )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from whisper_runtime.doctor import all_is_well, as_json, as_text
+
+    from whisper_toolchain.doctor import toolchain_checks
+
+    dfc_python = options.dfc_python or os.environ.get("DFC_PYTHON") or None
+    checks = toolchain_checks(_workspace(options), options.arch, options.variant, dfc_python)
+    _report(as_json(checks) if options.json else as_text(checks))
+    return 0 if all_is_well(checks) else 1
 
 
 def _bundle(options: argparse.Namespace) -> None:

@@ -54,23 +54,39 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-def open_backend(bundle: Bundle, name: str | None = None) -> Backend:
+def open_backend(bundle: Bundle, name: str | None = None, share_device: bool = False) -> Backend:
     """Open the backend that fits a bundle.
 
     Args:
         bundle: a verified bundle.
-        name: "onnxruntime", or None to choose from the manifest.
+        name: one of `BACKENDS`, or None to choose from the manifest.
+        share_device: let other programs use the accelerator at the same time; only for compiled bundles.
 
     Raises:
-        BackendError: the backend cannot run this bundle or is not installed.
+        BackendError: the backend cannot run this bundle, is not installed, or the device cannot be used.
+        HefError: a compiled graph is damaged or does not fit the bundle or the device.
     """
     if name not in (None, *BACKENDS):
         raise BackendError(f"unknown backend '{name}': choose one of {', '.join(BACKENDS)}")
-    if not bundle.manifest.emulated:
-        raise BackendError(
-            f"{bundle.folder}: compiled for {bundle.manifest.arch}; this version of the runtime has no "
-            "HailoRT backend, only emulated bundles run"
-        )
-    from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
+    if bundle.manifest.emulated:
+        if name == "hailort":
+            raise BackendError(
+                f"{bundle.folder}: an emulated bundle has no HEFs, so hailort cannot run it: use onnxruntime, or "
+                "build the bundle with COMPILER=dfc"
+            )
+        if share_device:
+            raise BackendError(
+                f"{bundle.folder}: an emulated bundle runs on the CPU, there is no device to share: "
+                "leave --share-device out"
+            )
+        from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend.for_bundle(bundle)
+        return OnnxRuntimeBackend.for_bundle(bundle)
+    if name == "onnxruntime":
+        raise BackendError(
+            f"{bundle.folder}: compiled for {bundle.manifest.arch}, so onnxruntime cannot run it: use hailort, or "
+            "build the bundle with COMPILER=emulator"
+        )
+    from whisper_runtime.backends.hailort import HailoRTBackend
+
+    return HailoRTBackend.for_bundle(bundle, share_device)
