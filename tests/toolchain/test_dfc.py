@@ -913,6 +913,13 @@ def test_checks_stop_a_compilation_before_it_starts(root, dfc_python, fake):
     assert not (root / "work").exists()
 
 
+def test_folders_may_be_relative(compiled, root, dfc_python, monkeypatch):
+    monkeypatch.chdir(root)
+    result, lines = compile_toy(dfc_python, Path())
+    assert ran(lines) == STEPS
+    assert result.snr_db == compiled.result.snr_db
+
+
 def test_second_run_at_the_same_time_is_refused(root, dfc_python):
     (root / "work").mkdir()
     with (root / "work" / "lock").open("wb") as file:

@@ -470,7 +470,7 @@ class _Model:
 
     def submit(self, bindings: Any) -> "_Job":
         """Start a job. Raises BackendError, and from then on the model is not usable."""
-        self._running = [job for job in self._running if not job.finished]
+        self._running = [job for job in self._running if not job.succeeded]
         job = _Job(self)
         with self.running():
             self.configured.wait_for_async_ready(timeout_ms=JOB_TIMEOUT_MS)
@@ -511,25 +511,31 @@ class _Job:
 
     def __init__(self, model: _Model) -> None:
         self.handle: Any = None
-        self.finished = False
+        self.succeeded = False
         self._model = model
         self._error: Exception | None = None
+        self._failure: BackendError | None = None
 
     def on_completion(self, completion_info: Any) -> None:
         """Keep the job's error. Called by a thread of HailoRT, which an exception from here would take down."""
         self._error = completion_info.exception
 
     def wait(self) -> None:
-        """Return once the job has succeeded and its outputs are written. Raises BackendError."""
-        if self.finished and self._error is None:
+        """Return once the job has succeeded and its outputs are written. Raises BackendError, at once if known."""
+        if self.succeeded:
             return
-        with self._model.running():
-            if not self.finished:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            with self._model.running():
                 self.handle.wait(JOB_TIMEOUT_MS)
-                self.finished = True
-            # wait() only says that the job is over.
-            if self._error is not None:
-                raise self._error
+                # That only says that the job is over.
+                if self._error is not None:
+                    raise self._error
+        except BackendError as error:
+            self._failure = error
+            raise
+        self.succeeded = True
 
 
 def _format_type(hailo: Any, stream: Stream) -> Any:

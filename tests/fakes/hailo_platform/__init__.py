@@ -12,7 +12,8 @@ Configuration: the JSON file named by the environment variable FAKE_HAILO, read 
 |---|---|
 | `hailort` | version of the package, default "4.23.0"; read once, at import |
 | `native_version` | version of the native library, default that of the package; null: not installed |
-| `device` | `architecture` (HAILO8, HAILO8L, HAILO10H; default HAILO8), `count` (default 1), `id` (default 0000:01:00.0), |
+| `device` | `architecture` (HAILO8, HAILO8L, HAILO10H; default HAILO8), `count` (default 1), |
+| | `id` (of the first one, default 0000:01:00.0), |
 | | `driver` (version, default that of the package; null: no driver), `firmware` (version), |
 | | `queue_size` (jobs in flight for each frame of the batch, default 4) |
 | `service` | true: the vendor's multi-process service runs |

@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ class DataflowCompiler:
             RecipeError: the recipe does not fit the parsed networks.
         """
         tools = self._tools
+        job = replace(job, work=job.work.absolute())  # the worker runs in a folder of its own
         for warning in check_before(job, tools, self._requirements):
             job.report(f"dfc: {warning}")
         job.work.mkdir(parents=True, exist_ok=True)
@@ -402,10 +403,10 @@ class _Graph:
 
     @property
     def _partial(self) -> Path:
-        return self._job.work.absolute() / "partial"
+        return self._job.work / "partial"
 
     def _file(self, end: str) -> Path:
-        return self._job.work.absolute() / f"{self._graph}.{end}"
+        return self._job.work / f"{self._graph}.{end}"
 
     def _report(self, text: str) -> None:
         self._job.report(f"dfc: {self._graph}: {text}")

@@ -220,10 +220,13 @@ def main(arguments: list[str]) -> int:
     os.set_inheritable(descriptor, False)
     die_with_driver(descriptor)
 
-    def tell(message: Job) -> None:
-        os.write(descriptor, json.dumps(message).encode("ascii") + b"\n")
+    with open(descriptor, "w", encoding="ascii") as pipe:  # noqa: PTH123 - a descriptor
 
-    return run(job, tell)
+        def tell(message: Job) -> None:
+            pipe.write(json.dumps(message) + "\n")
+            pipe.flush()
+
+        return run(job, tell)
 
 
 if __name__ == "__main__":

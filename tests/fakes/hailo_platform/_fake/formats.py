@@ -66,6 +66,10 @@ def dequantise(stream: StreamInfo, numbers: np.ndarray) -> np.ndarray:
 
 def quantise(stream: StreamInfo, values: np.ndarray) -> np.ndarray:
     """What the chip sends: rounded, and saturated at the ends of the type."""
-    numbers = np.rint(values / np.float32(stream.scale) + np.float32(stream.zero_point))
     target = DTYPES[native_type(stream)]
-    return np.nan_to_num(np.clip(numbers, 0, np.iinfo(target).max)).astype(target)
+    numbers = values / np.float32(stream.scale)
+    numbers += np.float32(stream.zero_point)
+    np.rint(numbers, out=numbers)
+    np.clip(numbers, 0, np.iinfo(target).max, out=numbers)
+    with np.errstate(invalid="ignore"):  # NaN becomes some number
+        return numbers.astype(target)

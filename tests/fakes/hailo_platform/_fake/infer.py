@@ -29,7 +29,7 @@ Buffers = Mapping[str, np.ndarray]  # stream name -> its bytes, uint8 of one dim
 class Job:
     """One launch of one or more frames."""
 
-    def __init__(self, frames: int, callback: Callable[[int], None]) -> None:
+    def __init__(self, frames: int, callback: Callable[[int], None] | None) -> None:
         self._left = frames
         self._lock = threading.Lock()
         self.status = 0
@@ -221,8 +221,9 @@ class Core:
 
     def _call_back(self) -> None:
         while (job := self._callbacks.get()) is not None:
+            callback, job.callback = job.callback, None  # a job that is kept must not keep the model
             try:
-                job.callback(job.status)
+                callback(job.status)
             except Exception as error:
                 self._misuse = job.misuse = AssertionError(
                     f"the callback of run_async raised {type(error).__name__}: {error}. HailoRT would end the process."
