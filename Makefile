@@ -6,6 +6,7 @@ ARCH       ?= hailo8
 SECONDS    ?=
 SEQUENCE   ?=
 COMPILER   ?= auto
+RECIPE     ?=
 DATASET    ?=
 CHECKPOINT ?=
 SAMPLES    ?= 128
@@ -71,7 +72,7 @@ calibrate: export
 	@$(TOOLCHAIN) calibrate $(plan) $(dataset) --samples $(call quote,$(SAMPLES)) --seed $(call quote,$(SEED))
 
 compile: calibrate
-	@$(TOOLCHAIN) compile $(plan) --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC_PYTHON))
+	@$(TOOLCHAIN) compile $(plan) --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC_PYTHON)) $(call option,--recipe,$(RECIPE))
 
 bundle: compile
 	@$(TOOLCHAIN) bundle $(plan)

@@ -80,6 +80,12 @@ def idle_hailort(dtype: np.dtype, codes: list[np.ndarray]) -> ModuleType:
         done = SimpleNamespace(exception=None)
         job = SimpleNamespace(wait=lambda timeout_ms: None)
 
+        def __enter__(self) -> "ConfiguredModel":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            return None
+
         def create_bindings(self) -> Bindings:
             return Bindings()
 

@@ -207,7 +207,9 @@ def fake(tmp_path, monkeypatch, fake_vendor_path):
 
     def call(**changes):
         settings.update(changes)
-        path.write_text(json.dumps(settings))
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(settings))
+        beside.replace(path)  # the device reads it at any time
 
     call()
     monkeypatch.setenv("FAKE_HAILO", str(path))
@@ -410,6 +412,13 @@ def test_a_dead_output_is_refused(fake, write_hefs, tmp_path):
     assert "decoder.hef: dead output" in message
 
 
+def test_outputs_with_a_scale_for_each_feature_are_refused(fake, write_hefs, tmp_path):
+    """HailoRT says 0 then, and every logit would be 0."""
+    none = dataclasses.replace(EIGHT, logits=(1, 0.0, 0.0))
+    bundle = Bundle(write_hefs(tmp_path / "bundle", quantisation=none), toy_manifest())
+    assert "no one scale for all of its values" in refusal(HefError, open_backend, bundle)
+
+
 def test_a_missing_hef_is_named(bundle):
     (bundle.folder / "decoder.hef").unlink()
     assert "decoder.hef" in refusal(HefError, open_backend, bundle)
@@ -492,13 +501,12 @@ def test_the_next_window_can_be_encoded_before_this_one_is_decoded(fake, write_h
             assert (together[0] != together[1]).any()
 
 
-def test_two_windows_are_encoded_at_once_and_encode_does_not_wait(fake, bundle):
+def test_encode_does_not_wait_for_its_own_window(fake, bundle):
     with open_backend(bundle) as backend:
         backend.decode(backend.encode(mel()), embeddings(), [0])
         fake(latency=0.3)
         start = time.monotonic()
         features = backend.encode(mel())
-        backend.encode(mel(1))
         assert time.monotonic() - start < 0.25
         backend.decode(features, embeddings(), [0])
         assert time.monotonic() - start >= 0.6
@@ -636,9 +644,11 @@ def test_a_failed_encoding_is_told_by_its_decode(fake, bundle):
 
 @pytest.mark.parametrize("point", ["ConfiguredInferModel.run_async", "ConfiguredInferModel.wait_for_async_ready"])
 def test_what_was_encoded_before_a_failure_can_still_be_decoded(fake, bundle, point):
+    """HailoRT ends a model, and all that it is working on, when a job is refused."""
     with open_backend(bundle) as backend:
+        expected = backend.decode(backend.encode(mel()), embeddings(), [0])
+        fake(latency=0.1)
         features = backend.encode(mel())
-        expected = backend.decode(features, embeddings(), [0])
         fake(faults={point: {"status": 8}})
         assert "running the encoder" in refusal(BackendError, backend.encode, mel(1))
         fake(faults={})
@@ -930,7 +940,6 @@ def test_text_through_the_device_is_that_of_single_windows(whole_bundle):
 def test_a_window_that_fails_on_the_device_loses_no_text(fake, whole_bundle):
     with Transcriber.from_bundle(whole_bundle) as transcriber:
         expected = [next(transcriber.transcribe(noise(3)))]
-        transcriber._backend._encoder.drain()
         # The second window's encoding is refused while the first one waits to be decoded.
         segments = transcriber.transcribe(noise(3))
         fake(faults={"ConfiguredInferModel.run_async": {"status": 8, "at": 2}})
@@ -938,6 +947,8 @@ def test_a_window_that_fails_on_the_device_loses_no_text(fake, whole_bundle):
         with pytest.raises(BackendError, match="running the encoder"):
             next(segments)
     assert found == expected
+    with open_backend(Bundle.open(whole_bundle)):  # given back, although the failure is still at hand
+        pass
 
 
 def test_the_command_line_shares_the_device_on_request(fake, whole_bundle, tmp_path, capsys):

@@ -125,6 +125,8 @@ class HailoRTBackend:
     def encode(self, mel: np.ndarray) -> "_Features":
         """Start encoding mel (1, 100*s, 80) float32. `decode` waits for the features, and raises if that fails.
 
+        Waits for the encoding of the window before, if that is still under way.
+
         Raises:
             BackendError: a mel of the wrong type or shape or with NaN or infinity, a backend that is closed or has
                 failed, or HailoRT does not take the job.
@@ -132,14 +134,13 @@ class HailoRTBackend:
         self._check_usable(self._encoder, self._decoder)
         _check("mel", mel, self._mel)
         buffers = self._sets[self._windows % len(self._sets)]
-        # Usually long done. If not, the window was never decoded, and the device may still be reading its mel.
-        if buffers.job is not None:
-            buffers.job.wait()
+        # Done long ago, but for a window that nobody has decoded yet. A job that is refused would end it with itself.
+        self._encoder.drain()
         np.copyto(buffers.mel, mel)
         self._windows += 1
         buffers.window = self._windows
-        buffers.job = self._encoder.submit(buffers.encoder_bindings)
-        return _Features(self, buffers, buffers.window, buffers.job)
+        job = self._encoder.submit(buffers.encoder_bindings)
+        return _Features(self, buffers, buffers.window, job)
 
     def decode(self, features: "_Features", token_embeddings: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         """Encoded features and embeddings (n, 1, d) float32 -> logits (len(rows), vocab) float32.
@@ -254,7 +255,7 @@ def _checked_hef(bundle: Bundle, name: str) -> Hef:
 
 def _read_streams(hailo: Any, errors: HailoErrors, hef: Hef) -> _Streams:
     """What HailoRT makes of a HEF; needs no device."""
-    with errors.during("reading a HEF", hef):
+    with errors.during(f"reading {hef.path}", hef):
         opened = hailo.HEF(str(hef.path))
         inputs = list(opened.get_input_vstream_infos())
         outputs = {str(info.name): info for info in opened.get_output_vstream_infos()}
@@ -348,7 +349,6 @@ class _BufferSet:
     encoder_bindings: Any
     decoder_bindings: Any
     window: int = 0
-    job: "_Job | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -387,6 +387,7 @@ class _Device:
         self._hailo = hailo
         self._errors = errors
         self._models: list[_Model] = []
+        self._contexts = contextlib.ExitStack()
         with errors.during("opening the device"):
             params = hailo.VDevice.create_params()
             # From Python, the default of HailoRT 4 is no scheduler, and then only one model can run.
@@ -406,23 +407,23 @@ class _Device:
                 model.input(stream.name).set_format_type(_format_type(self._hailo, stream))
             for stream in outputs:
                 model.output(stream.name).set_format_type(_format_type(self._hailo, stream))
-            loaded = _Model(label, model.configure(), self._errors, inputs, outputs)
+            configured = self._contexts.enter_context(model.configure())
+            loaded = _Model(label, configured, self._errors, inputs, outputs)
         self._models.append(loaded)
         return loaded
 
     def release(self) -> None:
         """Give the device back. May take long or never return: for a thread of its own."""
-        for step in (*(model.stop for model in self._models), self._forget_models, self._vdevice.release):
+        for step in (*(model.stop for model in self._models), self._leave_contexts, self._vdevice.release):
             try:
                 step()
             except Exception as error:  # the other steps are still to be done, and nobody waits for this thread
                 _log.warning("HailoRT failed to release the device: %s", one_line(error))
 
-    def _forget_models(self) -> None:
+    def _leave_contexts(self) -> None:
         # HailoRT 4 waits here for its own thread, without letting go of Python; so that one must be done with Python.
         time.sleep(CALLBACK_SECONDS)
-        for model in self._models:
-            model.configured = None
+        self._contexts.close()
 
     def _architecture(self) -> str | None:
         try:
@@ -443,7 +444,7 @@ class _Model:
         inputs: Sequence[Stream],
         outputs: Sequence[Stream],
     ) -> None:
-        self.configured = configured
+        self._configured = configured
         self._label = label
         self._errors = errors
         self._inputs, self._outputs = inputs, outputs
@@ -457,7 +458,7 @@ class _Model:
             BackendError: a buffer does not fit its stream. HailoRT would not notice.
         """
         with self._errors.during(f"preparing the {self._label}"):
-            bindings = self.configured.create_bindings()
+            bindings = self._configured.create_bindings()
             ends = [bindings.input(stream.name) for stream in self._inputs]
             ends += [bindings.output(stream.name) for stream in self._outputs]
             streams = (*self._inputs, *self._outputs)
@@ -473,8 +474,8 @@ class _Model:
         self._running = [job for job in self._running if not job.succeeded]
         job = _Job(self)
         with self.running():
-            self.configured.wait_for_async_ready(timeout_ms=JOB_TIMEOUT_MS)
-            job.handle = self.configured.run_async([bindings], job.on_completion)
+            self._configured.wait_for_async_ready(timeout_ms=JOB_TIMEOUT_MS)
+            job.handle = self._configured.run_async([bindings], job.on_completion)
         self._running.append(job)
         return job
 
@@ -493,7 +494,7 @@ class _Model:
         if self._failure is None:
             with contextlib.suppress(BackendError):  # the shutdown ends it
                 self.drain()
-        self.configured.shutdown()
+        self._configured.shutdown()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

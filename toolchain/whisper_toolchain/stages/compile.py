@@ -27,6 +27,8 @@ _CODE = {
     ),
     "dfc": (
         "compilers.dfc",
+        "compilers.dfc_log",
+        "compilers.dfc_process",
         "compilers.dfc_worker",
         "compilers.model_script",
         "compilers.vendor_layers",
