@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -64,10 +65,10 @@ def hefs(fake_vendor_path):
     """Builders of a HEF with one input and output, and of one with two."""
     files = importlib.import_module("hef_file")
 
-    def encoder(arch=1, bits=8, version=2, scale=SCALE, zero_point=ZERO_POINT, **others):
+    def encoder(arch=1, bits=8, version=2, scale=SCALE, zero_point=ZERO_POINT, original="y", **others):
         numbers = {"bytes_per_value": bits // 8, "zero_point": zero_point, "scale": scale}
         x = files.FakeStream(f"{GROUP}/input_layer1", SHAPE, original_names=("x",), **numbers)
-        y = files.FakeStream(f"{GROUP}/conv1", SHAPE, original_names=("y",), **numbers)
+        y = files.FakeStream(f"{GROUP}/conv1", SHAPE, original_names=(original,), **numbers)
         payload = files.graph_payload(encoder_graph(), {x.name: "x", y.name: "y"}) if version else b""
         given = {"network_group": GROUP, "inputs": [x], "outputs": [y], "payload": payload, **others}
         return files.build_hef(hw_arch=arch, version=version, **given)
@@ -250,6 +251,9 @@ def test_a_hef_shows_its_streams_in_the_compilers_order(load, hefs, tmp_path):
     for lookup in (hef.get_original_names_from_vstream_name, hef.get_vstream_name_from_original_name):
         with pytest.raises(hailo.py.HailoRTNotFoundException):
             lookup("conv3")
+    twice = hailo.HEF(hefs.encoder(original="x"))  # the output says that it is x, too
+    with pytest.raises(hailo.py.HailoRTInvalidHEFException):
+        twice.get_vstream_name_from_original_name("x")
     with pytest.raises(hailo.native.HailoRTStatusException, match="61"):  # these two are not wrapped
         hef.get_input_vstream_infos("other")
 
@@ -452,6 +456,10 @@ def test_a_group_shares_within_a_process_and_not_between_two(load):
         assert second.get_physical_devices_ids() == ["0000:01:00.0"]
         with pytest.raises(hailo.HailoRTException, match=": 74 "):
             hailo.VDevice(shared_params(hailo, "OTHER"))
+        others = shared_params(hailo)
+        others.device_ids = ["0000:09:00.0"]
+        with pytest.raises(hailo.py.HailoRTInvalidOperationException):
+            hailo.VDevice(others)
     with python(HOLD, *SHARED) as holder:
         assert holder.stdout.readline() == "open\n"
         with pytest.raises(hailo.HailoRTException, match=": 74 "):
@@ -762,6 +770,15 @@ def test_bindings_under_way_may_not_be_launched_again(opened, hefs):
         configured.run([bindings], 10_000)
 
 
+def test_an_array_is_not_input_and_output_of_one_job(opened, hefs):
+    _, device = opened()
+    with device.create_infer_model(hefs.encoder()).configure() as configured:
+        bindings, x, _ = bind(configured)
+        bindings.output().set_buffer(x)
+        with pytest.raises(AssertionError, match="in use by"):
+            configured.run_async([bindings])
+
+
 def test_new_buffers_in_bindings_under_way_are_for_the_next_job(opened, hefs):
     _, device = opened(latency=0.1)
     with device.create_infer_model(hefs.encoder()).configure() as configured:
@@ -948,6 +965,7 @@ def test_a_forked_process_cannot_use_the_device(opened, hefs):
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
+            signal.alarm(30)  # a child that hangs ends
             caught = []
             for call in (lambda: device.create_infer_model(content), lambda: configured.run_async([bindings])):
                 try:
@@ -962,6 +980,19 @@ def test_a_forked_process_cannot_use_the_device(opened, hefs):
         with pytest.raises(hailo.HailoRTException, match=": 74 "):
             hailo.VDevice()
         configured.run([bindings], 10_000)
+
+
+def test_a_forked_child_does_not_keep_the_device(load):
+    hailo = load()
+    device = hailo.VDevice()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        signal.pause()
+    device.release()
+    hailo.VDevice().release()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 # Faults
