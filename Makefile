@@ -25,6 +25,7 @@ quote   = '$(subst ','\'',$(1))'
 option  = $(if $(strip $(2)),$(1) $(call quote,$(2)))
 plan    = --variant $(call quote,$(VARIANT)) --arch $(call quote,$(ARCH)) $(call option,--seconds,$(SECONDS)) $(call option,--sequence,$(SEQUENCE))
 dataset = $(call option,--dataset,$(DATASET))
+compiler = --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC_PYTHON))
 offline = $(if $(filter-out 0,$(strip $(OFFLINE))),--offline)
 
 .PHONY: help all audio fetch export calibrate compile bundle demo package evaluate doctor check test wheels clean distclean
@@ -44,7 +45,7 @@ help:
 	@echo 'SECONDS, SEQUENCE     window and decoder slots, instead of the defaults'
 	@echo 'CHECKPOINT=path       your own weights             DATASET=path   your own speech'
 	@echo 'COMPILER  auto, dfc, emulator  now: '$(call quote,$(COMPILER))
-	@echo 'DFC_PYTHON=path    the Python that has the DFC'
+	@echo 'DFC_PYTHON=path    the Python that has the DFC     RECIPE=path    your own recipe'
 	@echo 'SAMPLES, SEED         size and choice of the calibration set'
 	@echo 'OFFLINE=1             use only what is already here'
 	@echo 'PYTHON    interpreter for .venv, 3.10 to 3.12      now: '$(call quote,$(PYTHON))
@@ -63,7 +64,7 @@ audio: $(INSTALLED)
 	@$(TOOLCHAIN) audio $(offline)
 
 fetch: $(INSTALLED)
-	@$(TOOLCHAIN) fetch $(plan) $(call option,--checkpoint,$(CHECKPOINT)) $(dataset) $(offline)
+	@$(TOOLCHAIN) fetch $(plan) $(call option,--checkpoint,$(CHECKPOINT)) $(dataset) $(compiler) $(offline)
 
 export: fetch
 	@$(TOOLCHAIN) export $(plan) $(dataset)
@@ -72,7 +73,7 @@ calibrate: export
 	@$(TOOLCHAIN) calibrate $(plan) $(dataset) --samples $(call quote,$(SAMPLES)) --seed $(call quote,$(SEED))
 
 compile: calibrate
-	@$(TOOLCHAIN) compile $(plan) --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC_PYTHON)) $(call option,--recipe,$(RECIPE))
+	@$(TOOLCHAIN) compile $(plan) $(compiler) $(call option,--recipe,$(RECIPE))
 
 bundle: compile
 	@$(TOOLCHAIN) bundle $(plan)

@@ -56,15 +56,20 @@ class Bundle:
     @classmethod
     def open_unverified(cls, folder: str | Path) -> "Bundle":
         """Read only the manifest, for showing what a bundle claims to be. Raises BundleError."""
-        folder = Path(folder)
-        path = folder / manifest_format.FILENAME
+        given = folder = Path(folder)
         try:
             folder = folder.resolve(strict=True)
             text = (folder / manifest_format.FILENAME).read_bytes()
         except (OSError, RuntimeError) as error:
-            hint = f": use {folder / 'latest'}" if (folder / "latest").exists() else ""
-            raise BundleError(f"{path}: no bundle there, the file cannot be read{hint}") from error
-        return cls(folder, manifest_format.parse(text, str(path)))
+            manifest = given / manifest_format.FILENAME
+            if (folder / "latest").exists():
+                reason = f"{given}: no bundle itself, it holds the versions of one: use {given / 'latest'}"
+            elif folder.exists():
+                reason = f"{manifest}: cannot be read ({type(error).__name__}), so this is no bundle"
+            else:
+                reason = f"{given}: no such folder: build a bundle, or unpack or copy one there"
+            raise BundleError(reason) from error
+        return cls(folder, manifest_format.parse(text, str(given / manifest_format.FILENAME)))
 
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer, from the ranks in the bundle.

@@ -181,10 +181,17 @@ def test_a_folder_where_a_file_belongs_is_refused(folder):
 
 
 def test_no_bundle(tmp_path, folder):
-    for place in (tmp_path, tmp_path / "none", folder / RANKS, folder.parent):
-        assert "no bundle there" in refusal(place)
+    for place in (tmp_path, folder / RANKS):
+        assert refusal(place).startswith(f"{place / 'manifest.json'}: cannot be read (")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    assert "no bundle there" in refusal(tmp_path / "loop")
+    for place in (tmp_path / "none", tmp_path / "loop"):
+        assert refusal(place) == f"{place}: no such folder: build a bundle, or unpack or copy one there"
+
+
+def test_the_folder_of_all_versions_is_told_from_a_bundle(folder, tmp_path):
+    (tmp_path / "latest").symlink_to(folder)
+    use = f"use {tmp_path / 'latest'}"
+    assert refusal(tmp_path) == f"{tmp_path}: no bundle itself, it holds the versions of one: {use}"
 
 
 def test_a_newer_schema(folder):

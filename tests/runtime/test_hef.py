@@ -490,8 +490,8 @@ def test_info_of_other_paths(tmp_path, capsys):
     for path, reason in {
         tmp_path / "page.hef": "a web page",
         tmp_path / "none.hef": "cannot be read: No such file",
-        tmp_path: "no bundle there",
-        tmp_path / "none": "no bundle there",
+        tmp_path: "manifest.json: cannot be read (FileNotFoundError), so this is no bundle",
+        tmp_path / "none": "no such folder",
     }.items():
         assert cli.main(["info", str(path)]) == 1
         error = capsys.readouterr().err

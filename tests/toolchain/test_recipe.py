@@ -117,7 +117,10 @@ def test_check_layers_names_every_unknown_pattern(write):
     for layers, patterns in ((["b"], "'a.*'"), (["a.x"], "'b'"), ([], "'a.*', 'b'")):
         with pytest.raises(RecipeError) as caught:
             recipe.check_layers(layers, "encoder.onnx")
-        assert str(caught.value) == f"encoder.onnx: {patterns}: names no layer of the graph"
+        assert (
+            str(caught.value)
+            == f"encoder.onnx: {patterns}: names no layer of the graph: correct sixteen_bit in the recipe"
+        )
 
 
 @pytest.mark.parametrize("part", ["scores", "softmax", "context"])

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,39 @@ def test_second_run_does_nothing(run, lines):
     assert (second.key, second.files, second.results) == (first.key, first.files, first.results)
     assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == times
     assert lines[-1] == f"toy: up to date ({first.folder})"
+
+
+@pytest.mark.parametrize("first_fails", [False, True], ids=["first-succeeds", "first-fails"])
+def test_two_runs_at_once_do_not_disturb_each_other(run, lines, first_fails):
+    """The second waits for the first, and makes it only if the first did not."""
+    at_work, go_on = threading.Event(), threading.Event()
+    make = Maker()
+
+    def slowly(folder):
+        (folder / "half").write_text("being made")
+        at_work.set()
+        assert go_on.wait(10)
+        assert (folder / "half").read_text() == "being made"
+        (folder / "half").unlink()
+        if first_fails:
+            raise RuntimeError("on purpose")
+        return make(folder)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, slowly)
+        assert at_work.wait(10)
+        second = pool.submit(run, make)
+        deadline = time.monotonic() + 10
+        while not any("another run is making the same" in line for line in lines):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        go_on.set()
+        assert (first.exception() is not None) == first_fails
+        stage = second.result()
+    assert make.calls == 1
+    assert sorted(path.name for path in stage.folder.iterdir()) == ["a.bin", "b.txt", RECORD]
+    assert any("up to date" in line for line in lines) != first_fails
+    assert no_partial(stage)
 
 
 def test_changed_input_makes_it_again(run):
@@ -193,7 +228,7 @@ def test_unwritable_place_is_one_line(run, tmp_path):
     with pytest.raises(StageError) as caught:
         run(make)
     message = str(caught.value)
-    assert message.startswith(f"toy: cannot write {tmp_path / 'build' / 'stage'}: ")
+    assert message.startswith(f"toy: cannot write {tmp_path / 'build' / 'stage'}.partial: ")
     assert "\n" not in message
     assert make.calls == 0
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from whisper_runtime.errors import WhisperError
 
@@ -64,8 +65,15 @@ def _report(line: str) -> None:
     print(line, flush=True)
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"whisper-toolchain: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="whisper-toolchain",
         description="Turns OpenAI Whisper checkpoints into bundles for Hailo accelerators.",
         epilog=_STAGES,
@@ -112,7 +120,20 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{name}-dir", type=_path, metavar="DIR", help=_FOLDERS[name])
         return command
 
+    def with_compiler(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        command.add_argument(
+            "--compiler",
+            default="auto",
+            metavar="auto|dfc|emulator",
+            help="auto takes Hailo's compiler where there is one (default)",
+        )
+        command.add_argument(
+            "--dfc-python", metavar="PYTHON", help="interpreter that has Hailo's compiler (default: this one)"
+        )
+        return command
+
     command = with_network(with_dataset(with_plan(add("fetch", _fetch, "Fetch sources, weights and speech."))))
+    with_compiler(command)
     with_folders(command, "checkpoint")
     command.add_argument(
         "--checkpoint",
@@ -127,17 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     with_folders(command, "checkpoint", "export", "calibration")
     command.add_argument("--samples", type=int, default=128, metavar="N", help="windows at most (default: 128)")
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
-    command = with_plan(add("compile", _compile, "Compile the graphs, or emulate that."))
+    command = with_compiler(with_plan(add("compile", _compile, "Compile the graphs, or emulate that.")))
     with_folders(command, "export", "calibration", "compiled")
-    command.add_argument(
-        "--compiler",
-        default="auto",
-        metavar="auto|dfc|emulator",
-        help="auto takes Hailo's compiler where there is one (default)",
-    )
-    command.add_argument(
-        "--dfc-python", metavar="PYTHON", help="interpreter that has Hailo's compiler (default: this one)"
-    )
     command.add_argument("--recipe", type=_path, metavar="TOML", help="your own recipe (default: the variant's)")
     command = with_plan(add("bundle", _bundle, "Publish the compiled graphs as a bundle."))
     with_folders(command, *_FOLDERS)
@@ -170,12 +182,20 @@ def _workspace(options: argparse.Namespace) -> Workspace:
     return Workspace(options.root, {name: folder for name, folder in given.items() if folder is not None})
 
 
+def _dfc_python(options: argparse.Namespace) -> str | None:
+    return options.dfc_python or os.environ.get("DFC_PYTHON") or None
+
+
 def _fetch(options: argparse.Namespace) -> None:
+    from whisper_toolchain.compilers.choose import choose_compiler
     from whisper_toolchain.stages.fetch import fetch
 
+    plan, dfc_python = _plan(options), _dfc_python(options)
+    if options.compiler != "auto" or dfc_python:
+        choose_compiler(options.compiler, dfc_python)  # a compiler that is not there is said before hours of work
     fetch(
         _workspace(options),
-        _plan(options).variant,
+        plan.variant,
         options.checkpoint,
         options.dataset,
         offline=options.offline,
@@ -217,7 +237,7 @@ def _compile(options: argparse.Namespace) -> None:
         _workspace(options),
         _plan(options),
         options.compiler,
-        options.dfc_python or os.environ.get("DFC_PYTHON"),
+        _dfc_python(options),
         options.recipe,
         report=_report,
     )
@@ -228,8 +248,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     from whisper_toolchain.doctor import toolchain_checks
 
-    dfc_python = options.dfc_python or os.environ.get("DFC_PYTHON") or None
-    checks = toolchain_checks(_workspace(options), options.arch, options.variant, dfc_python)
+    checks = toolchain_checks(_workspace(options), options.arch, options.variant, _dfc_python(options))
     _report(as_json(checks) if options.json else as_text(checks))
     return 0 if all_is_well(checks) else 1
 

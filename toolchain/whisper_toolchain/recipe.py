@@ -154,7 +154,8 @@ class GraphRecipe:
             if not any(fnmatchcase(layer, pattern) for layer in known)
         ]
         if unknown:
-            raise RecipeError(f"{where}: {', '.join(map(repr, unknown))}: names no layer of the graph")
+            named = ", ".join(map(repr, unknown))
+            raise RecipeError(f"{where}: {named}: names no layer of the graph: correct sixteen_bit in the recipe")
 
     def check_architecture(self, layers: Iterable[str], arch: str, where: str) -> None:
         """Raise RecipeError if a layer gets 16 bits that the architecture's compiler cannot give it."""

@@ -5,14 +5,16 @@ folder, which the next run of the same stage removes: files are written there, f
 folder is renamed into place as a whole.
 """
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,30 +144,75 @@ def run_stage(
     shown, folder = folder, folder.resolve()
     scratch = folder.with_name(folder.name + ".partial")
     _refuse_foreign(name, folder)
-    done = Stage._read_or_none(folder)
-    if done is not None and done.key == key:
+
+    def finished() -> Stage | None:
+        done = Stage._read_or_none(folder)
+        if done is None or done.key != key:
+            return None
         report(f"{name}: up to date ({shown})")
         return done
+
+    if (done := finished()) is not None:
+        return done
     try:
-        remove_tree(scratch)
-        scratch.mkdir(parents=True)
-        results = make(scratch)
-        files = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
-        record = {"stage": name, "key": key, "inputs": inputs, "files": files, "results": results}
-        (scratch / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        sync_tree(scratch)
-        remove_tree(folder)
-        scratch.replace(folder)
+        with _alone(name, scratch, report):
+            if (done := finished()) is not None:  # by another run, in the meantime
+                remove_tree(scratch)
+                return done
+            try:
+                _empty(scratch)
+                results = make(scratch)
+                files = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
+                record = {"stage": name, "key": key, "inputs": inputs, "files": files, "results": results}
+                (scratch / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                sync_tree(scratch)
+                remove_tree(folder)
+                scratch.replace(folder)
+            except BaseException:
+                remove_tree(scratch)
+                raise
     except OSError as error:
-        remove_tree(scratch)
         if error.errno == errno.ENOSPC:
             raise StageError(f"{name}: the disk that holds {folder.parent} is full") from error
-        raise StageError(f"{name}: cannot write {folder}: {error.strerror or error}") from error
-    except BaseException:
-        remove_tree(scratch)
-        raise
+        where = error.filename or folder
+        raise StageError(f"{name}: cannot write {where}: {error.strerror or error}") from error
     report(f"{name}: wrote {', '.join([str(shown), *_sizes(files)])}")
     return Stage(folder, key, files, results)
+
+
+@contextlib.contextmanager
+def _alone(name: str, scratch: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Hold a scratch folder, made if need be, while inside; wait for another run of the same stage to end.
+
+    The lock is on the folder itself, so it goes with it into its final place and nothing is left to clean up.
+    """
+    said = False
+    while True:
+        scratch.mkdir(parents=True, exist_ok=True)
+        handle = os.open(scratch, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not said:
+                    report(f"{name}: another run is making the same, waiting for its end ({scratch.parent})")
+                    said = True
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Whoever had it may have moved or removed the folder that we waited for.
+            if scratch.exists() and os.path.samestat(scratch.stat(), os.fstat(handle)):
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a killed run left in a folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _refuse_foreign(name: str, folder: Path) -> None:

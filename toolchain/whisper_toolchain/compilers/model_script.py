@@ -60,7 +60,10 @@ def render_model_script(
     ours = [name for names in layers.values() for name in names]
     unknown = [pattern for pattern in recipe.sixteen_bit if not any(matches(name, [pattern]) for name in ours)]
     if unknown:
-        raise RecipeError(f"{graph}: {', '.join(map(repr, unknown))}: names no layer of the parsed network")
+        raise RecipeError(
+            f"{graph}: {', '.join(map(repr, unknown))}: names no layer of the parsed network: correct sixteen_bit in "
+            f"the recipe's [{graph}]"
+        )
     recipe.check_architecture(ours, arch, graph)
 
     warnings = []

@@ -230,7 +230,8 @@ def quantise_weight(weight: np.ndarray, axis: int, bits: int) -> tuple[np.ndarra
     largest = (1 << (bits - 1)) - 1
     others = tuple(index for index in range(weight.ndim) if index != axis)
     peak = np.abs(weight).max(axis=others)
-    scale = np.where(peak > 0, peak / largest, 1.0).astype(np.float32)
+    # A scale below the smallest normal number would itself be rounded coarsely.
+    scale = np.where(peak > 0, np.maximum(peak / largest, np.finfo(np.float32).tiny), 1.0).astype(np.float32)
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     integers = np.clip(np.rint(weight / scale.reshape(shape)), -largest, largest)
     return integers.astype(np.int8 if bits == 8 else np.int16), scale

@@ -44,7 +44,8 @@ class Histogram:
         flat: np.ndarray = values.reshape(-1)
         flat = flat[:: max(1, flat.size // MAX_VALUES_PER_ROW)]
         if self.high > self.low and np.isfinite(self.high - self.low):
-            bins = ((flat - self.low) * (BINS / (self.high - self.low))).astype(np.int64)
+            # In float64: float32 has no number for the inverse of a tiny range.
+            bins = ((flat.astype(np.float64) - self.low) * (BINS / (self.high - self.low))).astype(np.int64)
             self.counts += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
             self.total += float(flat.sum(dtype=np.float64))
 
