@@ -1,8 +1,8 @@
 """Every name of the vendor's two packages that the product uses, and where it was checked.
 
 `hailo_platform` (pyHailoRT) has public sources; each of its names below was read in the file given, at the tags
-v4.20.0, v4.23.0 and v5.2.0 of hailo-ai/hailort, but for the one that says since when. `hailo_sdk_client` (the Dataflow Compiler)
-has none; what is "documented only" is known from FACTS section 2 and from public code that calls it.
+v4.20.0, v4.23.0 and v5.2.0 of hailo-ai/hailort, but for the one that says since when. `hailo_sdk_client` (the
+Dataflow Compiler) has none; what is "documented only" is known from FACTS section 2 and from public code that calls it.
 """
 
 import ast
