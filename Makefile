@@ -88,7 +88,7 @@ evaluate: $(INSTALLED)
 	@$(TOOLCHAIN) evaluate $(plan) $(dataset)
 
 doctor: $(INSTALLED)
-	@$(TOOLCHAIN) doctor --variant $(call quote,$(VARIANT)) --arch $(call quote,$(ARCH)) $(call option,--dfc-python,$(DFC_PYTHON)) $(if $(filter-out 0,$(strip $(JSON))),--json)
+	@$(TOOLCHAIN) doctor $(plan) $(call option,--dfc-python,$(DFC_PYTHON)) $(if $(filter-out 0,$(strip $(JSON))),--json)
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -83,10 +83,10 @@ def made(request, speech, dfc_python, tmp_path_factory):
         build / variant / "checkpoint.partial",
         build / plan.shape_name / "export.partial",
         build / plan.shape_name / "calibration.partial",
-        work / "encoder.translate.log",
-        work / "encoder.optimise.log",
-        work / "decoder.optimise.log",
-        work / "decoder.compile.log",
+        work / "partial" / "encoder.translate.log",
+        work / "partial" / "encoder.optimise.log",
+        work / "partial" / "decoder.optimise.log",
+        work / "partial" / "decoder.compile.log",
         root / "artifacts" / plan.bundle_name / ".partial",
     ]
     said = [interrupt_when(start(root, environment, *variables), root, sign) for sign in signs]

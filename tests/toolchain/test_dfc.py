@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from whisper_runtime.hef import Hef, HefStream, read_hef
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
-from whisper_toolchain.compilers import CompileJob, dfc, dfc_process, dfc_worker
+from whisper_toolchain.compilers import CompileJob, dfc, dfc_checks, dfc_process, dfc_worker
 from whisper_toolchain.compilers.choose import choose_compiler
 from whisper_toolchain.compilers.dfc import DataflowCompiler, hef_problem, net_name
 from whisper_toolchain.compilers.dfc_checks import (
@@ -31,6 +32,7 @@ from whisper_toolchain.compilers.dfc_checks import (
     compiler_problems,
     machine_problems,
     probe,
+    work_problems,
 )
 from whisper_toolchain.compilers.dfc_log import LineSplitter, is_telling, parse_snr, telling_lines, what_to_try
 from whisper_toolchain.compilers.dfc_process import WorkerFailure, run_worker
@@ -91,6 +93,11 @@ def test_snr_lines():
     assert parse_snr([*lines, "output_layer1 SNR: -0.5 dB"]) == {"output_layer1": -0.5, "net/conv1": 21.1}
 
 
+@pytest.mark.parametrize("number", ["-inf", "inf", "nan", "1e1", "1.5e-02", "-2.5E+1", "+3", ".5", "12."])
+def test_snr_in_every_form_of_a_number(number):
+    assert parse_snr([f"net/conv1 SNR:\t{number} dB"]) == pytest.approx({"net/conv1": float(number)}, nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("action", "said", "advice"),
     [
@@ -102,6 +109,7 @@ def test_snr_lines():
         ("optimise", "numpy: Unable to allocate 1.2 GiB", "memory ran out"),
         ("optimise", "OSError: [Errno 28] No space left on device", "disk is full"),
         ("optimise", "BadInputsShape: dataset_size 1024 is larger than the calibration set", "larger SAMPLES"),
+        ("optimise", "BadInputsShape: the calibration set has the wrong shape", "read the end of the log"),
         ("translate", "ModuleNotFoundError: No module named 'tensorflow'", "install it again"),
         ("translate", "UnsupportedOperationError: Erf", "another one that knows the ARCH"),
         ("measure", "ValueError: what", "goes on after the last finished step"),
@@ -145,7 +153,7 @@ def test_compiler_of_the_right_version(version, arch):
         ({"version": None}, "it does not say its version"),
         ({"version": None, "problem": "ImportError: libcuda"}, "ImportError: libcuda"),
         ({"version": "nightly"}, "'nightly' is not a version"),
-        ({"python": (3, 8, 10)}, "is Python 3.8.10: the Dataflow Compiler needs 3.10, 3.11 or 3.12"),
+        ({"python": (3, 8, 10)}, "is Python 3.8.10: the Dataflow Compiler runs in 3.10 to 3.12"),
         ({"python": (3, 13, 0)}, "is Python 3.13.0"),
         ({"machine": "aarch64"}, "this is a aarch64 machine"),
     ],
@@ -161,6 +169,20 @@ def test_machine_that_is_too_small(tmp_path):
     memory, disk = machine_problems(work, Requirements(memory=10**15, disk=10**18))
     assert "of RAM: the Dataflow Compiler needs 1000000.0 GB" in memory
     assert f"free on the disk of {work}: 1000000000.0 GB are needed" in disk
+
+
+def test_work_folder_that_cannot_be_written(tmp_path):
+    work = tmp_path / "not" / "yet" / "there"
+    assert list(work_problems(work)) == []
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "not").write_text("a file in the folder's place")
+    (problem,) = work_problems(work)
+    assert problem == (
+        f"the work folder {work} cannot be written (Not a directory): "
+        f"make {tmp_path / 'not'} a folder that this user may write to"
+    )
+    (problem,) = work_problems(Path("/proc/whisper"))  # not even root may write there
+    assert "make /proc a folder that this user may write to" in problem
 
 
 def write_calibration(folder, rows=ROWS, held=HELD, plan=PLAN, seed=0):
@@ -228,6 +250,9 @@ def test_all_problems_are_told_together(tmp_path):
     for part in ("3.30.0 does not compile for hailo8", "Python 3.9.0", "of RAM", "encoder_mel.npy cannot be read"):
         assert part in message
     assert not job.work.exists()
+    job.work.write_text("")
+    with pytest.raises(CompileError, match=f"the work folder {job.work} cannot be written"):
+        check_before(job, tools("3.30.0"), ANY_MACHINE)
 
 
 def test_little_memory_is_a_warning(tmp_path):
@@ -248,7 +273,7 @@ def test_the_compiler_is_found_and_chosen(dfc_python):
     for choice in ("dfc", "auto"):
         compiler, why = choose_compiler(choice, dfc_python)
         assert (compiler.name, compiler.emulated, compiler.version) == ("dfc", False, "hailo_sdk_client 3.33.0")
-        assert why == f"compiler: Hailo's Dataflow Compiler, hailo_sdk_client 3.33.0 of {dfc_python}"
+        assert why == f"compiler: Hailo's Dataflow Compiler, hailo_sdk_client 3.33.0 of DFC_PYTHON={dfc_python}"
     assert choose_compiler("emulator", dfc_python)[0].emulated
 
 
@@ -257,22 +282,60 @@ def test_the_compiler_is_not_there():
     compiler, why = choose_compiler("auto", None)
     assert compiler.emulated
     assert "EMULATOR, because the current Python has no Hailo Dataflow Compiler" in why
-    with pytest.raises(CompileError, match="COMPILER=dfc: the current Python has no hailo_sdk_client"):
+    with pytest.raises(CompileError, match="the current Python has no hailo_sdk_client: install"):
         choose_compiler("dfc", None)
+
+
+SET_DFC_PYTHON = "set DFC_PYTHON=/path/to/venv/bin/python"
+
+
+def program(path, text, mode=0o755):
+    path.write_text(text)
+    path.chmod(mode)
 
 
 @pytest.mark.parametrize(
     ("interpreter", "says"),
     [
-        ("/nowhere/python", "does not run: there is no such program"),
+        ("/nowhere/python", "cannot be found (No such file or directory)"),
+        ("no-such-python", "is not in PATH"),
+        ("./folder", "is a folder"),
+        ("folder", "is a folder"),
+        ("./plain", "is not executable"),
         ("/bin/true", "is not a Python interpreter"),
         ("/bin/false", "is not a Python interpreter"),
+        ("./garbage", "is not a Python interpreter"),
+        ("./other", "is not a Python interpreter"),
+        ("./binary", "does not run (Exec format error)"),
     ],
 )
-def test_no_interpreter(interpreter, says):
+def test_no_interpreter(tmp_path, monkeypatch, interpreter, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    program(tmp_path / "plain", "#!/bin/sh\n", 0o644)
+    program(tmp_path / "garbage", f"#!/bin/sh\necho '{dfc_checks._MARK}it is me'\n")
+    program(tmp_path / "other", f"#!/bin/sh\necho '{dfc_checks._MARK}[]'\n")
+    program(tmp_path / "binary", "neither a script nor a program")
     with pytest.raises(CompileError) as error:
         choose_compiler("auto", interpreter)
-    assert str(error.value) == f"DFC_PYTHON={interpreter} {says}"
+    assert str(error.value) == f"DFC_PYTHON={interpreter} {says}: {SET_DFC_PYTHON}"
+
+
+def test_an_interpreter_that_does_not_answer(tmp_path, monkeypatch):
+    program(tmp_path / "python", "#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(dfc_checks, "_PROBE_SECONDS", 1)
+    with pytest.raises(CompileError) as error:
+        probe(str(tmp_path / "python"))
+    assert str(error.value) == f"DFC_PYTHON={tmp_path / 'python'} did not answer within 1 s: {SET_DFC_PYTHON}"
+
+
+def test_an_interpreter_in_this_folder_or_at_home(tmp_path, monkeypatch, dfc_python):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    program(tmp_path / "python", f'#!/bin/sh\nexec {dfc_python} "$@"\n')
+    for name in ("./python", "~/python"):
+        assert probe(name).version == "3.33.0"
+        assert probe(name).interpreter == str(tmp_path / "python")
 
 
 def test_a_compiler_that_cannot_be_imported(tmp_path):
@@ -735,6 +798,20 @@ def test_nothing_is_left_but_what_a_later_run_uses(compiled):
     assert {path.name for path in (compiled.root / "work").iterdir()} == expected | {"vendor", "lock"}
 
 
+def test_every_file_of_a_step_is_in_its_record(compiled):
+    for graph in ("encoder", "decoder"):
+        for action, ends in (
+            ("translate", {"translated.har", "network.json", "translate.log"}),
+            ("optimise", {"optimised.har", "optimise.log"}),
+            ("measure", {"measured.json", "measure.log"}),
+            ("compile", {"compiled.har", "hef", "compile.log"}),
+        ):
+            record = json.loads((compiled.root / "work" / f"{graph}.{action}.json").read_text())
+            assert set(record["files"]) == {f"{graph}.{end}" for end in ends}
+            measured = compiled.result.measurements[graph][action]
+            assert {name: record[name] for name in measured} == measured
+
+
 def test_script_is_the_recipe_for_the_parsed_network(compiled):
     network = json.loads((compiled.root / "work" / "encoder.network.json").read_text())["layers"]
     assert {layer["name"].split("/")[0] for layer in network} == {"whisper_toy_en_encoder"}
@@ -759,23 +836,60 @@ def test_second_run_does_nothing_again(compiled, root, dfc_python, fake):
         assert (root / "output" / name).read_bytes() == (compiled.root / "output" / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["encoder.translated.har", "decoder.network.json", "encoder.measured.json"])
-def test_damaged_file_is_made_again_and_nothing_else(compiled, root, dfc_python, name):
+@pytest.mark.parametrize("how", ["cut", "gone"])
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("encoder.translated.har", "encoder: translate"),
+        ("decoder.network.json", "decoder: translate"),
+        ("encoder.measured.json", "encoder: measure"),
+        ("encoder.optimise.log", "encoder: optimise"),
+    ],
+)
+def test_damaged_file_is_made_again_and_nothing_else(compiled, root, dfc_python, name, step, how):
     copy_of(compiled, root)
     path = root / "work" / name
-    os.truncate(path, path.stat().st_size // 2)
+    if how == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size // 2)
     _, lines = compile_toy(dfc_python, root)
-    graph, kind = name.split(".")[:2]
-    action = "measure" if kind == "measured" else "translate"
-    assert f"dfc: {graph}: {name} was damaged and is made again" in lines
-    assert ran(lines) == [f"{graph}: {action}"]
+    assert f"dfc: {name.split('.')[0]}: {name} is missing or damaged and is made again" in lines
+    assert ran(lines) == [step]
     assert compiled.result.snr_db == compile_toy(dfc_python, root)[0].snr_db
 
 
-def test_damaged_record_is_made_again(compiled, root, dfc_python):
+@pytest.mark.parametrize("name", [None, "key", "files", "seconds", "vendor_snr_db", "lines"])
+def test_damaged_record_is_made_again(compiled, root, dfc_python, name):
     copy_of(compiled, root)
-    (root / "work" / "encoder.translate.json").write_text("[1")
-    assert ran(compile_toy(dfc_python, root)[1]) == ["encoder: translate"]
+    path = root / "work" / "encoder.translate.json"
+    record = json.loads(path.read_text())
+    record.pop(name, None)
+    path.write_text("[1" if name is None else json.dumps(record))
+    lines = compile_toy(dfc_python, root)[1]
+    assert ran(lines) == ["encoder: translate"]
+    assert "dfc: encoder: encoder.translate.json is missing or damaged and is made again" in lines
+
+
+def other_recipe():
+    encoder = dataclasses.replace(toy_recipe().encoder, sixteen_bit=("encoder.blocks.0.mlp.0",))
+    return dataclasses.replace(toy_recipe(), encoder=encoder)
+
+
+def test_attempt_with_another_recipe_leaves_the_log_of_a_good_step(compiled, root, dfc_python, fake, monkeypatch):
+    copy_of(compiled, root)
+    other = other_recipe()
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "toy_recipe", lambda: other)
+        fake(dfc_log=["of the other recipe"], faults={"ClientRunner.save_har": {"raise": "enough"}})
+        with pytest.raises(CompileError, match="encoder: optimise failed"):
+            compile_toy(dfc_python, root)
+    assert "of the other recipe" in (root / "work" / "encoder.optimise.failed.log").read_text()
+    fake()
+    result, lines = compile_toy(dfc_python, root)
+    assert reused(lines) == STEPS
+    assert result == compiled.result
+    assert (root / "output" / "dfc.log").read_bytes() == (compiled.root / "output" / "dfc.log").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -794,8 +908,7 @@ def test_what_depends_on_a_change_is_made_again(compiled, root, dfc_python, fake
     copy_of(compiled, root)
     plan = PLAN
     if change == "recipe":
-        encoder = dataclasses.replace(toy_recipe().encoder, sixteen_bit=("encoder.blocks.0.mlp.0",))
-        recipe = dataclasses.replace(toy_recipe(), encoder=encoder)
+        recipe = other_recipe()
         monkeypatch.setitem(globals(), "toy_recipe", lambda: recipe)
     elif change in ("calibration", "holdout"):
         files = CALIBRATION if change == "calibration" else HOLDOUT
@@ -835,20 +948,33 @@ def test_failure_of_a_step(root, dfc_python, fake, method, graph, action, text, 
         compile_toy(dfc_python, root)
     message = str(error.value)
     assert "\n" not in message
-    log = root / "work" / f"{graph}.{action}.log"
+    log = root / "work" / f"{graph}.{action}.failed.log"
     shown = " ".join(text.split())
     assert message.startswith(f"dfc: {graph}: {action} failed: AccelerasUnknownError: {shown}; log: {log}; ")
     assert advice in message.split(f"{log}; ")[1]
     assert "Traceback" in log.read_text()
+    assert not (root / "work" / f"{graph}.{action}.log").exists()
     assert list((root / "output").iterdir()) == []
+
+
+def test_interpreter_that_goes_away_after_the_checks(root, dfc_python, tmp_path):
+    python = tmp_path / "python"
+    program(python, f'#!/bin/sh\nrm "$0"\nexec {dfc_python} "$@"\n')
+    with pytest.raises(CompileError) as error:
+        compile_toy(str(python), root)
+    log = root / "work" / "encoder.translate.failed.log"
+    assert f"{python} does not run: No such file or directory; log: {log}; " in str(error.value)
+    assert log.read_text() == ""
 
 
 def test_failure_late_keeps_what_was_done(root, dfc_python, fake):
     fake(faults={"ClientRunner.compile": {"raise": "broken"}})
     with pytest.raises(CompileError, match="compile failed"):
         compile_toy(dfc_python, root)
+    assert list((root / "work").glob("*.failed.log")) == [root / "work" / "encoder.compile.failed.log"]
     fake()
     _, lines = compile_toy(dfc_python, root)
+    assert list((root / "work").glob("*.failed.log")) == []
     assert reused(lines) == ["encoder: translate", "decoder: translate", "encoder: optimise", "encoder: measure"]
 
 
@@ -860,11 +986,19 @@ def test_advice_comes_from_the_log_where_the_error_says_nothing(root, dfc_python
 
 def test_telling_lines_are_surfaced_while_it_runs(root, dfc_python, fake):
     line = "Reducing optimization level to 0 because there's no available GPU"
-    fake(dfc_log=[line, "output_layer1 SNR: 9.179 dB"], faults={"ClientRunner.compile": {"raise": "enough"}})
+    said = [line, "output_layer1 SNR: 9.179 dB", "dead SNR: -inf dB", "empty SNR: nan dB"]
+    fake(dfc_log=said, faults={"ClientRunner.compile": {"raise": "enough"}})
     lines = []
     with pytest.raises(CompileError, match="enough"):
         DataflowCompiler(dfc_python, ANY_MACHINE).compile(toy_job(root, lines.append))
     assert f"dfc: encoder: optimise: [info] {line}" in lines
+    assert (
+        "dfc: encoder: optimise: SNR of dead by the vendor: -inf dB, below the 10 dB that the vendor calls sensitive"
+        in (lines)
+    )
+    assert "dfc: encoder: optimise: SNR of empty by the vendor: nan dB, which is no number" in lines
+    record = json.loads((root / "work" / "encoder.optimise.json").read_text())
+    assert record["vendor_snr_db"].items() >= {"output_layer1": 9.179, "dead": None, "empty": None}.items()
     assert (
         "dfc: encoder: optimise: SNR of output_layer1 by the vendor: 9.2 dB, "
         "below the 10 dB that the vendor calls sensitive"
@@ -890,6 +1024,64 @@ def test_dead_outputs_are_refused(root, dfc_python, fake):
     assert message.startswith("dfc: decoder: ")
     assert message.endswith("use 3.32, or a recipe without sixteen_bit_outputs")
     assert list((root / "output").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "advice"),
+    [
+        ("encoder.optimise.json", "Is a directory", "move it away"),
+        ("encoder.translated.har", "Is a directory", "move it away"),
+        ("encoder.translate.log", "Is a directory", "move it away"),
+        ("encoder.translate.failed.log", "Is a directory", "move it away"),
+        ("encoder.alls", "Is a directory", "move it away"),
+        ("lock", "Is a directory", "move it away"),
+    ],
+)
+def test_folder_in_the_place_of_a_file_stops_before_the_long_step(root, dfc_python, name, text, advice):
+    path = root / "work" / name
+    path.mkdir(parents=True)
+    lines = []
+    with pytest.raises(CompileError) as error:
+        DataflowCompiler(dfc_python, ANY_MACHINE).compile(toy_job(root, lines.append))
+    assert str(error.value).startswith(f"dfc: {path}: {text}: {advice}, then run the same command again")
+    assert "encoder: optimise" not in ran(lines)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "{work}: No space left on device: free some space on its disk",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: Permission denied: make it writable"),
+        (OSError(errno.EROFS, "Read-only file system", "/x/y"), "/x/y: Read-only file system: make it writable"),
+        (
+            OSError(errno.EIO, "Input/output error", "/x", None, "/y"),
+            "/y: Input/output error: look at it and at its disk",
+        ),
+    ],
+)
+def test_disk_that_fails(compiled, root, dfc_python, monkeypatch, error, says):
+    copy_of(compiled, root)
+
+    def fails(path, data):
+        raise error
+
+    monkeypatch.setattr(dfc, "_write", fails)
+    with pytest.raises(CompileError) as raised:
+        compile_toy(dfc_python, root)
+    assert (
+        str(raised.value) == f"dfc: {says.format(work=root / 'work')}, then run the same command again: it goes on here"
+    )
+
+
+def test_end_of_the_reader_of_what_is_reported_is_no_fault_of_the_disk(root, dfc_python):
+    def report(line):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        DataflowCompiler(dfc_python, ANY_MACHINE).compile(toy_job(root, report))
 
 
 def test_recipe_that_does_not_fit_is_refused_before_the_long_steps(root, dfc_python, monkeypatch):
@@ -948,20 +1140,36 @@ def hef(**changes):
     ("changes", "says"),
     [
         ({}, None),
-        ({"sdk_version": ""}, None),
+        ({"sdk_version": "3.31.0"}, None),
         ({"architecture": "hailo8l"}, "compiled for hailo8l, not for hailo8: use Dataflow Compiler 3.x, from 3.31 on"),
-        ({"sdk_version": "3.31.0"}, "made by Dataflow Compiler '3.31.0', though 3.33.0 was run"),
         ({"outputs": ()}, r"outputs have the shapes \[\] where \[\(1, 500, 384\)\] belong"),
         ({"inputs": (HefStream("x", (1, 1000, 79), 1, 0.0, 1.0, ()),)}, "inputs have the shapes"),
     ],
 )
 def test_hef_of_something_else(changes, says):
     made, plan = hef(**changes)
-    problem = hef_problem(made, plan, "encoder", "3.33.0")
+    problem = hef_problem(made, plan, "encoder")
     if says is None:
         assert problem is None
     else:
         assert re.match(f".*{says}", problem)
+
+
+@pytest.mark.parametrize(
+    ("says", "warns"), [("3.33.0", False), ("3.33.1", False), ("", False), ("3.31.0", True), ("5.33.0", True)]
+)
+def test_hef_that_names_another_compiler_is_a_warning(compiled, root, dfc_python, monkeypatch, says, warns):
+    copy_of(compiled, root)
+    monkeypatch.setattr(dfc, "read_hef", lambda path: dataclasses.replace(read_hef(path), sdk_version=says))
+    result, lines = compile_toy(dfc_python, root)
+    assert result == compiled.result
+    for graph in ("encoder", "decoder"):
+        path = root / "work" / f"{graph}.hef"
+        warning = (
+            f"dfc: {graph}: {path} names Dataflow Compiler {says}, though 3.33.0 was run: if it does not run on the "
+            "device, look for two installations in the interpreter of DFC_PYTHON"
+        )
+        assert (warning in lines) == warns
 
 
 def test_net_names():
@@ -990,6 +1198,7 @@ PLACES = [
     ("encoder: optimise", "optimize", "entries for finetune"),
     ("encoder: measure", "infer", "No GPU chosen"),
     ("encoder: compile", "compile", "Using Multi-context flow"),
+    ("decoder: optimise", "optimize", "entries for finetune"),
 ]
 
 
@@ -1001,7 +1210,7 @@ def start_and_hold(python, root, fake, step, method, sign):
     """Start a driver and wait until its worker is in the middle of a step; return the process."""
     fake(faults={f"ClientRunner.{method}": {"sleep": 600}})
     graph, action = step.split(": ")
-    log = root / "work" / f"{graph}.{action}.log"
+    log = root / "work" / "partial" / f"{graph}.{action}.log"
     log.unlink(missing_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, __file__, str(root), python],
@@ -1042,20 +1251,28 @@ def test_interrupted_in_every_step_and_resumed(compiled, root, dfc_python, fake,
         lines = output.splitlines()
         assert reused(lines) == done
         assert step in ran(lines)
+        work = root / "work"
+        failed_log = work / f"{step.replace(': ', '.')}.failed.log"
+        assert failed_log.exists() == (how != "kill driver")
         if how == "ctrl-c":
             assert status == 130
-            assert lines[-1] == f"dfc: {step} interrupted; the steps before it are kept in {root / 'work'}"
+            assert lines[-1] == f"dfc: {step} interrupted (log: {failed_log}); the steps before it are kept in {work}"
+            assert sign in failed_log.read_text()
         elif how == "kill driver":
             assert status == -signal.SIGKILL
         else:
             assert status == 1
             assert f"dfc: {step} failed: Killed: the process was killed by signal 9" in errors
+            assert f"; log: {failed_log}; " in errors
+            assert sign in failed_log.read_text()
         done = [name for name in STEPS if name in (*done, *ran(lines)) and name != step]
         fake()
         # The decoder's first step runs in the run after, or ran before the interruption.
     result, lines = compile_toy(dfc_python, root)
     assert reused(lines) == done
     assert sorted([*ran(lines), *done]) == sorted(STEPS)
+    assert list((root / "work").glob("*.failed.log")) == []
+    assert (root / "output" / "dfc.log").read_text().count("==> ") == len(STEPS)
     assert result.snr_db == compiled.result.snr_db
     for name in ("encoder.alls", "decoder.alls"):
         assert (root / "output" / name).read_bytes() == (compiled.root / "output" / name).read_bytes()

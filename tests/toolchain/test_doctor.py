@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from whisper_runtime.doctor import NOTE, OK, PROBLEM, Check, Probe
 from whisper_toolchain import cli, doctor
+from whisper_toolchain.compilers import dfc_checks
 from whisper_toolchain.compilers.dfc_checks import Requirements, VendorTools
 from whisper_toolchain.doctor import (
     check_dfc,
@@ -21,7 +23,7 @@ from whisper_toolchain.doctor import (
     graphics_cards,
     toolchain_checks,
 )
-from whisper_toolchain.errors import ShapePlanError
+from whisper_toolchain.errors import CompileError, ShapePlanError
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import run_stage
 from whisper_toolchain.workspace import Workspace
@@ -128,10 +130,26 @@ def test_the_dfc_runs_on_one_processor(machine, has_dfc, status):
 
 @pytest.mark.parametrize(
     ("size", "has_dfc", "status"),
-    [(15_999, True, PROBLEM), (15_999, False, NOTE), (16_000, True, NOTE), (31_999, True, NOTE), (32_000, True, OK)],
+    [(14_879, True, PROBLEM), (14_879, False, NOTE), (14_880, True, NOTE), (29_759, True, NOTE), (29_760, True, OK)],
 )
 def test_memory_has_two_marks(size, has_dfc, status):
     assert check_memory(size, has_dfc, NEEDS).status == status
+
+
+@pytest.mark.parametrize("size", [14.8e9, 14.9e9, 16e9, 29.7e9, 29.8e9, 32e9])
+@pytest.mark.parametrize("python", [(3, 9, 9), (3, 10, 0), (3, 12, 9), (3, 13, 0)])
+def test_doctor_and_compilation_agree(size, python, tmp_path, monkeypatch):
+    monkeypatch.setattr(dfc_checks, "total_memory", lambda: int(size))
+    monkeypatch.setattr(dfc_checks, "calibration_problems", lambda folder, plan: [])
+    needs = Requirements(disk=0)
+    job = SimpleNamespace(plan=ShapePlan.make("tiny", "hailo8"), work=tmp_path, calibration=tmp_path)
+    checks = [check_memory(int(size), True, needs), by_name(check_dfc(tools(python=python), None, "hailo8", None))]
+    statuses = {checks[0].status, checks[1]["dfc-python"].status}
+    try:
+        expected = NOTE if dfc_checks.check_before(job, tools(python=python), needs) else OK
+    except CompileError:
+        expected = PROBLEM
+    assert next(status for status in (PROBLEM, NOTE, OK) if status in statuses) == expected
 
 
 def test_the_marks_are_those_of_the_vendor():
@@ -289,6 +307,7 @@ def test_an_interpreter_that_is_none_is_a_problem_and_the_rest_is_still_told(no_
     (line,) = [line for line in lines if line.split()[1] == "dfc"]
     assert line.startswith("problem")
     assert program in line
+    assert line.count("set DFC_PYTHON") == 1
     assert lines[-1].split()[1] == "gpu"
 
 

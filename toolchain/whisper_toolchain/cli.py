@@ -166,6 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("doctor", _doctor, "Say what this machine has for making bundles, what fits together, what to do.")
     command.add_argument("--arch", required=True, metavar="|".join(ARCHITECTURES), help="accelerator")
     command.add_argument("--variant", metavar="|".join(VARIANTS), help="also say what was made for this model")
+    command.add_argument("--seconds", type=int, metavar="S", help="of this window length instead of the default")
+    command.add_argument("--sequence", type=int, metavar="N", help="with this many decoder slots")
     command.add_argument(
         "--dfc-python", metavar="PYTHON", help="interpreter that has Hailo's compiler (default: this one)"
     )
@@ -248,7 +250,9 @@ def _doctor(options: argparse.Namespace) -> int:
 
     from whisper_toolchain.doctor import toolchain_checks
 
-    checks = toolchain_checks(_workspace(options), options.arch, options.variant, _dfc_python(options))
+    checks = toolchain_checks(
+        _workspace(options), options.arch, options.variant, _dfc_python(options), options.seconds, options.sequence
+    )
     _report(as_json(checks) if options.json else as_text(checks))
     return 0 if all_is_well(checks) else 1
 

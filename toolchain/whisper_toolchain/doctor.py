@@ -26,7 +26,16 @@ from whisper_runtime.errors import BundleError
 from whisper_runtime.versions import dfc_fits_arch, dfc_for_arch, hailort_for_dfc, parse_version
 
 from whisper_toolchain.compilers import dfc_checks
-from whisper_toolchain.compilers.dfc_checks import VENDOR_PACKAGE, Requirements, VendorTools
+from whisper_toolchain.compilers.dfc_checks import (
+    PYTHONS,
+    SET_DFC_PYTHON,
+    VENDOR_PACKAGE,
+    Requirements,
+    VendorTools,
+    fits_memory,
+    fits_python,
+    gigabytes,
+)
 from whisper_toolchain.errors import CompileError, StageError
 from whisper_toolchain.shape_plan import ARCHITECTURES, ShapePlan
 from whisper_toolchain.stage import Stage
@@ -40,7 +49,14 @@ _FREE_DISK = 3_000_000_000  # bytes that one variant takes without the DFC
 _GPU_LIMIT = 20.0  # seconds
 
 
-def toolchain_checks(workspace: Workspace, arch: str, variant: str | None, dfc_python: str | None) -> list[Check]:
+def toolchain_checks(
+    workspace: Workspace,
+    arch: str,
+    variant: str | None,
+    dfc_python: str | None,
+    seconds: int | None = None,
+    sequence: int | None = None,
+) -> list[Check]:
     """Look at everything that making bundles needs here.
 
     Args:
@@ -48,12 +64,13 @@ def toolchain_checks(workspace: Workspace, arch: str, variant: str | None, dfc_p
         arch: accelerator that bundles are made for.
         variant: the model whose stages are looked at, or None for none.
         dfc_python: interpreter that has the DFC, or None for the current one.
+        seconds, sequence: window and decoder slots of the stages, or None for the variant's own.
 
     Raises:
-        ShapePlanError: unknown variant or architecture.
+        ShapePlanError: unknown variant or architecture, or a combination that is known not to compile.
     """
     # Without a variant this only refuses an unknown architecture.
-    plan = ShapePlan.make(variant or "tiny", arch)
+    plan = ShapePlan.make(variant or "tiny", arch, seconds, sequence)
     hailort = probe_hailort()
     checks = runtime_checks(hailort, build_host=True)
     python = check_python(sys.version_info[:2], platform.machine(), NEWEST_PYTHON)
@@ -65,7 +82,7 @@ def toolchain_checks(workspace: Workspace, arch: str, variant: str | None, dfc_p
         checks += check_dfc(tools, dfc_python, arch, hailort.hailort)
     except CompileError as error:
         tools = None
-        checks.append(Check("dfc", PROBLEM, str(error), "set DFC_PYTHON to the Python of the DFC's environment"))
+        checks.append(Check("dfc", PROBLEM, str(error).removesuffix(f": {SET_DFC_PYTHON}"), SET_DFC_PYTHON))
     checks.append(check_machine(platform.machine(), tools is not None))
     checks.append(check_memory(dfc_checks.total_memory(), tools is not None, Requirements()))
     checks.append(check_disk(shutil.disk_usage(workspace.root).free, tools is not None, Requirements()))
@@ -96,7 +113,7 @@ def check_dfc(tools: VendorTools | None, asked_for: str | None, arch: str, hailo
     if tools is None:
         advice = (
             "the emulator works without; to compile for a device, install Hailo's Dataflow Compiler into a virtual "
-            "environment of its own and set DFC_PYTHON=/path/to/venv/bin/python"
+            f"environment of its own and {SET_DFC_PYTHON}"
         )
         return [Check("dfc", NOTE if asked_for is None else PROBLEM, f"{where} has no {VENDOR_PACKAGE}", advice)]
     python = _check_dfc_python(tools.python)
@@ -119,9 +136,10 @@ def check_dfc(tools: VendorTools | None, asked_for: str | None, arch: str, hailo
 
 def _check_dfc_python(version: tuple[int, int, int]) -> Check:
     found = ".".join(map(str, version))
-    if (3, 10) <= version[:2] <= NEWEST_PYTHON:
+    if fits_python(version):
         return Check("dfc-python", OK, found)
-    return Check("dfc-python", PROBLEM, found, "the DFC runs in Python 3.10 to 3.12: make its environment with one")
+    advice = f"the DFC runs in Python {PYTHONS}: make its environment with one"
+    return Check("dfc-python", PROBLEM, found, advice)
 
 
 def _check_pair(dfc: str, hailort: str | None) -> Check:
@@ -154,29 +172,25 @@ def check_machine(machine: str, has_dfc: bool) -> Check:
 
 def check_memory(size: int, has_dfc: bool, requirements: Requirements) -> Check:
     """Memory in bytes: enough for the DFC, or as much as is advised."""
-    found = _gigabytes(size)
-    if size < requirements.memory:
-        advice = f"the DFC needs {_gigabytes(requirements.memory)}, better {_gigabytes(requirements.advised_memory)}"
+    found = gigabytes(size)
+    if not fits_memory(size, requirements.memory):
+        advice = f"the DFC needs {gigabytes(requirements.memory)}, better {gigabytes(requirements.advised_memory)}"
         return Check("memory", PROBLEM if has_dfc else NOTE, found, advice)
-    if size < requirements.advised_memory:
-        advice = f"enough, but the DFC is better off with {_gigabytes(requirements.advised_memory)}"
+    if not fits_memory(size, requirements.advised_memory):
+        advice = f"enough, but the DFC is better off with {gigabytes(requirements.advised_memory)}"
         return Check("memory", NOTE, found, advice)
     return Check("memory", OK, found)
 
 
 def check_disk(free: int, has_dfc: bool, requirements: Requirements) -> Check:
     """Free bytes on the project's disk: enough for one variant, and for the DFC's own files."""
-    found = f"{_gigabytes(free)} free"
+    found = f"{gigabytes(free)} free"
     if free < _FREE_DISK:
-        return Check("disk", PROBLEM, found, f"free some, one variant takes {_gigabytes(_FREE_DISK)}")
+        return Check("disk", PROBLEM, found, f"free some, one variant takes {gigabytes(_FREE_DISK)}")
     if free < requirements.disk:
-        advice = f"the DFC needs {_gigabytes(requirements.disk)}"
+        advice = f"the DFC needs {gigabytes(requirements.disk)}"
         return Check("disk", PROBLEM if has_dfc else NOTE, found, advice)
     return Check("disk", OK, found)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
 
 
 def graphics_cards(program: str = "nvidia-smi", limit: float = _GPU_LIMIT) -> list[str]:

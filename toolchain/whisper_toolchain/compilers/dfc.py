@@ -9,12 +9,16 @@ files in the work folder, under a record of what they were made from; a later ru
     encoder.measured.json                           signal-to-noise ratio on the holdout
     encoder.compiled.har    encoder.hef
     encoder.<step>.log      encoder.<step>.json     what the vendor said; the record
+    encoder.<step>.failed.log                       what it said in an attempt that failed or was interrupted
+    partial                                         files and log of the step that is running
 """
 
 import contextlib
+import errno
 import fcntl
 import inspect
 import json
+import math
 import os
 import shutil
 import time
@@ -32,7 +36,14 @@ from whisper_runtime.versions import dfc_for_arch, parse_version
 from whisper_toolchain import graph_contract
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
 from whisper_toolchain.compilers import Compiled, CompileJob, dfc_worker
-from whisper_toolchain.compilers.dfc_checks import VENDOR_PACKAGE, Requirements, VendorTools, check_before, probe
+from whisper_toolchain.compilers.dfc_checks import (
+    SET_DFC_PYTHON,
+    VENDOR_PACKAGE,
+    Requirements,
+    VendorTools,
+    check_before,
+    probe,
+)
 from whisper_toolchain.compilers.dfc_log import (
     SENSITIVE_DB,
     LogLine,
@@ -41,7 +52,7 @@ from whisper_toolchain.compilers.dfc_log import (
     telling_lines,
     what_to_try,
 )
-from whisper_toolchain.compilers.dfc_process import WorkerFailure, run_worker
+from whisper_toolchain.compilers.dfc_process import Finished, WorkerFailure, run_worker
 from whisper_toolchain.compilers.model_script import ModelScript, render_model_script
 from whisper_toolchain.compilers.vendor_layers import VendorLayer, map_layers
 from whisper_toolchain.download import sha256_file, sync_folder
@@ -61,6 +72,24 @@ _CODE: Mapping[str, Sequence[Callable[..., Any]]] = {
     "optimise": (dfc_worker.optimise, dfc_worker.match_arrays),
     "measure": (dfc_worker.measure, dfc_worker.match_arrays, dfc_worker.signal_to_noise),
     "compile": (dfc_worker.compile_hef,),
+}
+# What a step's record tells of it, besides its key and its files.
+_MEASURED: Mapping[str, Callable[[Any], Any]] = {
+    "seconds": float,
+    "peak_memory_bytes": int,
+    "vendor_snr_db": dict,
+    "lines": list,
+}
+_DISK_ADVICE = {
+    errno.ENOSPC: "free some space on its disk",
+    errno.EDQUOT: "free some space on its disk",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EROFS: "make it writable",
+    errno.EISDIR: "move it away",
+    errno.ENOTDIR: "move it away",
+    errno.EEXIST: "move it away",
+    errno.ENOTEMPTY: "move it away",
 }
 _DEAD_OUTPUT_ADVICE = (
     "Dataflow Compiler 3.33.0 is known for such outputs: use 3.32, or a recipe without sixteen_bit_outputs"
@@ -89,7 +118,7 @@ class DataflowCompiler:
     @property
     def _tools(self) -> VendorTools:
         if self._found is None:
-            raise CompileError(f"{self._dfc_python or 'the current Python'} has no {VENDOR_PACKAGE}: set DFC_PYTHON")
+            raise CompileError(f"{self._dfc_python or 'the current Python'} has no {VENDOR_PACKAGE}: {SET_DFC_PYTHON}")
         return self._found
 
     @property
@@ -108,11 +137,15 @@ class DataflowCompiler:
         Ctrl-C ends the vendor's process and leaves what is finished in `job.work`, for the next run.
 
         Raises:
-            CompileError: a check before the start, a step, or the result failed.
+            CompileError: a check before the start, a step, or the result failed, or a file cannot be read or written.
             RecipeError: the recipe does not fit the parsed networks.
         """
         tools = self._tools
         job = replace(job, work=job.work.absolute())  # the worker runs in a folder of its own
+        with _disk_faults_explained(job.work):
+            return self._compile(job, tools)
+
+    def _compile(self, job: CompileJob, tools: VendorTools) -> Compiled:
         for warning in check_before(job, tools, self._requirements):
             job.report(f"dfc: {warning}")
         job.work.mkdir(parents=True, exist_ok=True)
@@ -145,6 +178,21 @@ class DataflowCompiler:
             (*scripts, LOG),
             {graph: each.measurements for graph, each in graphs.items()},
         )
+
+
+@contextlib.contextmanager
+def _disk_faults_explained(work: Path) -> Iterator[None]:
+    """Name the file that cannot be read or written, and what to do; the stage would blame its own folder."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever read the reports has gone
+    except OSError as error:
+        path = error.filename2 or error.filename or work
+        advice = _DISK_ADVICE.get(error.errno or 0, "look at it and at its disk")
+        raise CompileError(
+            f"dfc: {path}: {error.strerror or error}: {advice}, then run the same command again: it goes on here"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -285,7 +333,10 @@ class _Graph:
             hef = read_hef(path)
         except HefError as error:
             raise CompileError(f"dfc: {self._graph}: the compiler made no usable HEF: {error}") from error
-        problem = hef_problem(hef, plan, self._graph, str(self._tools.version))
+        warning = hef_warning(hef, str(self._tools.version))
+        if warning is not None:
+            self._report(f"{path} {warning}")
+        problem = hef_problem(hef, plan, self._graph)
         if problem is not None:
             raise CompileError(f"dfc: {self._graph}: {path}: {problem}")
         try:
@@ -317,58 +368,105 @@ class _Graph:
         everything = {"graph_name": self._graph, "arch": self._job.plan.arch, "dfc": self._tools.version, "code": code}
         key = canonical_digest({"action": action, **everything, **inputs})
         self._keys[action] = key
-        log, record_file = self._file(f"{action}.log"), self._file(f"{action}.json")
-        record = self._good_record(record_file, key)
-        if record is None:
-            record = self._run(action, files, worker_job, result_file, log)
-            _write(record_file, json.dumps({"key": key, **record}, indent=1, sort_keys=True).encode("utf-8"))
+        made = {argument: self._file(end).name for argument, end in files.items()}
+        result = None if result_file is None else self._file(result_file).name
+        names = [*made.values(), *([] if result is None else [result]), self._file(f"{action}.log").name]
+        record_file, failed_log = self._file(f"{action}.json"), self._file(f"{action}.failed.log")
+        measured = self._measured_before(record_file, key, names)
+        if measured is None:
+            for path in (*map(self._job.work.joinpath, names), record_file, failed_log):
+                if path.is_dir():  # no file can be put there, which must not be found out after hours
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            digests, measured = self._run(action, made, worker_job, result, names, failed_log)
+            record = {"key": key, "files": digests, **measured}
+            _write(record_file, json.dumps(record, indent=1).encode("utf-8"))
+            remove_tree(self._partial)
+            failed_log.unlink(missing_ok=True)
         else:
-            self._report(f"{action}: done before, in {record['seconds'] / 60:.0f} min ({record_file.parent})")
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        self.measurements[action] = {
-            "seconds": record["seconds"],
-            "peak_memory_bytes": record["peak_memory_bytes"],
-            "vendor_snr_db": parse_snr(lines),
-            "lines": telling_lines(lines),
-        }
+            self._report(f"{action}: done before, in {measured['seconds'] / 60:.0f} min ({record_file.parent})")
+        self.measurements[action] = measured
 
-    def _good_record(self, path: Path, key: str) -> dict[str, Any] | None:
-        """The record of a step that was made from the same inputs and whose files are whole; else None."""
+    def _measured_before(self, record_file: Path, key: str, names: Sequence[str]) -> dict[str, Any] | None:
+        """What the record of a step tells that was made from the same inputs and whose files are whole; else None."""
         try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(record_file.read_text(encoding="utf-8"))
             if record["key"] != key:
                 return None
-            names = record["files"]
-            changed = [name for name, digest in names.items() if sha256_file(path.with_name(name)) != digest]
-            float(record["seconds"]), int(record["peak_memory_bytes"])
+            digests = {name: record["files"][name] for name in names}
+            measured = {name: kind(record[name]) for name, kind in _MEASURED.items()}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            changed = [path.name]
-        if changed:
-            self._report(f"{', '.join(changed)} was damaged and is made again")
+        except (ValueError, KeyError, TypeError):
+            damaged = [record_file.name]
+        else:
+            damaged = [name for name, digest in digests.items() if _digest(record_file.with_name(name)) != digest]
+        if damaged:
+            self._report(f"{', '.join(damaged)} is missing or damaged and is made again")
             return None
-        return record
+        return measured
 
     def _run(
         self,
         action: str,
-        files: Mapping[str, str],
+        made: Mapping[str, str],
         worker_job: Mapping[str, Any],
-        result_file: str | None,
-        log: Path,
-    ) -> dict[str, Any]:
-        """Run the worker and put its files in place; return the record of them."""
+        result: str | None,
+        names: Sequence[str],
+        failed_log: Path,
+    ) -> tuple[dict[str, str], dict[str, Any]]:
+        """Run the worker and put its files in place.
+
+        Args:
+            action: the worker's action.
+            made: argument of the worker's job -> name of the file that it makes.
+            worker_job: the other arguments.
+            result: name of the file that gets what the worker returns.
+            names: all the files of the step.
+            failed_log: where the log goes if the step fails or is interrupted.
+
+        Returns:
+            File name -> sha256, and what is measured.
+        """
         remove_tree(self._partial)
         (self._partial / "work").mkdir(parents=True)
+        log = self._partial / f"{self._graph}.{action}.log"
+        log.touch()
+        with _kept_on_failure(log, failed_log):
+            finished = self._run_worker(action, made, worker_job, log, failed_log)
+            if result is not None:
+                (self._partial / result).write_text(json.dumps(finished.result, indent=1), encoding="utf-8")
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            missing = [name for name in names if not (self._partial / name).is_file()]
+            if missing:
+                advice = what_to_try(action, telling_lines(lines))
+                raise CompileError(
+                    f"dfc: {self._graph}: {action} made no {', '.join(missing)}; log: {failed_log}; {advice}"
+                )
+            digests = {name: sha256_file(self._partial / name) for name in names}
+            for name in names:
+                _put_in_place(self._partial / name, self._job.work / name)
+        self._report(f"{action}: done in {finished.seconds / 60:.1f} min, {finished.peak_memory_bytes / 1e9:.1f} GB")
+        return digests, {
+            "seconds": finished.seconds,
+            "peak_memory_bytes": finished.peak_memory_bytes,
+            # JSON has no other numbers.
+            "vendor_snr_db": {
+                layer: ratio if math.isfinite(ratio) else None for layer, ratio in parse_snr(lines).items()
+            },
+            "lines": telling_lines(lines),
+        }
+
+    def _run_worker(
+        self, action: str, made: Mapping[str, str], worker_job: Mapping[str, Any], log: Path, failed_log: Path
+    ) -> Finished:
+        """Run the worker and pass on what it says. Messages name `failed_log`, where a failure leaves the log."""
         vendor_logs = self._job.work / "vendor"
         vendor_logs.mkdir(exist_ok=True)
-        made = {argument: f"{self._graph}.{end}" for argument, end in files.items()}
         paths = {argument: str(self._partial / name) for argument, name in made.items()}
         listener = _Listener(lambda text: self._report(f"{action}: {text}"), self._said)
         self._report(f"{action} (log: {log})")
         try:
-            finished = run_worker(
+            return run_worker(
                 self._tools.interpreter,
                 {"action": action, **worker_job, **paths},
                 vendor_logs,
@@ -380,26 +478,12 @@ class _Graph:
         except WorkerFailure as error:
             advice = what_to_try(action, [str(error), *listener.told])
             raise CompileError(
-                f"dfc: {self._graph}: {action} failed: {_short(str(error))}; log: {log}; {advice}"
+                f"dfc: {self._graph}: {action} failed: {_short(str(error))}; log: {failed_log}; {advice}"
             ) from error
         except KeyboardInterrupt:
-            self._report(f"{action} interrupted; the steps before it are kept in {self._job.work}")
+            kept = f"the steps before it are kept in {self._job.work}"
+            self._report(f"{action} interrupted (log: {failed_log}); {kept}")
             raise
-        names = list(made.values())
-        if result_file is not None:
-            names.append(f"{self._graph}.{result_file}")
-            text = json.dumps(finished.result, indent=1)
-            (self._partial / names[-1]).write_text(text, encoding="utf-8")
-        missing = [name for name in names if not (self._partial / name).is_file()]
-        if missing:
-            advice = what_to_try(action, listener.told)
-            raise CompileError(f"dfc: {self._graph}: {action} made no {', '.join(missing)}; log: {log}; {advice}")
-        digests = {name: sha256_file(self._partial / name) for name in names}
-        for name in names:
-            _put_in_place(self._partial / name, self._job.work / name)
-        remove_tree(self._partial)
-        self._report(f"{action}: done in {finished.seconds / 60:.1f} min, {finished.peak_memory_bytes / 1e9:.1f} GB")
-        return {"files": digests, "seconds": finished.seconds, "peak_memory_bytes": finished.peak_memory_bytes}
 
     @property
     def _partial(self) -> Path:
@@ -440,6 +524,7 @@ class _Listener:
                 self.step(line.text)
         for layer, ratio in parse_snr([line.text]).items():
             weak = f", below the {SENSITIVE_DB:.0f} dB that the vendor calls sensitive" if ratio < SENSITIVE_DB else ""
+            weak = ", which is no number" if math.isnan(ratio) else weak
             self.step(f"SNR of {layer} by the vendor: {ratio:.1f} dB{weak}")
 
     def step(self, text: str) -> None:
@@ -459,26 +544,37 @@ def net_name(variant: str, graph: str) -> str:
     return f"whisper_{variant.replace('.', '_')}_{graph}"
 
 
-def hef_problem(hef: Hef, plan: ShapePlan, graph: str, version: str) -> str | None:
+def hef_warning(hef: Hef, version: str) -> str | None:
+    """What is odd about the compiler's version in a HEF, or None.
+
+    It is no proof: nothing says that the version in the file and the one of the installed package are counted alike.
+
+    Args:
+        hef: the compiled graph.
+        version: version of the compiler that was run.
+    """
+    try:
+        same = parse_version(hef.sdk_version)[:2] == parse_version(version)[:2]
+    except ValueError:
+        return None  # the file does not say
+    if same:
+        return None
+    return (
+        f"names Dataflow Compiler {hef.sdk_version}, though {version} was run: if it does not run on the device, look "
+        "for two installations in the interpreter of DFC_PYTHON"
+    )
+
+
+def hef_problem(hef: Hef, plan: ShapePlan, graph: str) -> str | None:
     """What is wrong with a compiled graph for a plan, with what to do; None if nothing is.
 
     Args:
         hef: the compiled graph.
         plan: what it should be.
         graph: "encoder" or "decoder".
-        version: the compiler's version.
     """
     if hef.architecture != plan.arch:
         return f"compiled for {hef.architecture}, not for {plan.arch}: use Dataflow Compiler {dfc_for_arch(plan.arch)}"
-    try:
-        other = parse_version(hef.sdk_version) != parse_version(version)
-    except ValueError:
-        other = False  # the file does not say
-    if other:
-        return (
-            f"made by Dataflow Compiler '{hef.sdk_version}', though {version} was run: look for two installations in "
-            "the interpreter of DFC_PYTHON"
-        )
     features = (1, plan.feature_frames, plan.state)
     inputs, outputs = {
         "encoder": ([(1, plan.mel_frames, plan.dims.n_mels)], [features]),
@@ -500,6 +596,25 @@ def hef_problem(hef: Hef, plan: ShapePlan, graph: str, version: str) -> str | No
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _digest(path: Path) -> str | None:
+    """The sha256 of a file; None if there is none."""
+    try:
+        return sha256_file(path)
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _kept_on_failure(log: Path, failed_log: Path) -> Iterator[None]:
+    """Keep a step's log if the step fails or is interrupted; the next attempt removes what lies beside it."""
+    try:
+        yield
+    except BaseException:
+        if log.exists():  # else it is in its place already
+            log.replace(failed_log)
+        raise
 
 
 def _write(path: Path, data: bytes) -> None:

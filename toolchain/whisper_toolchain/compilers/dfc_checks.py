@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from whisper_toolchain.errors import CompileError
 from whisper_toolchain.shape_plan import ShapePlan
 
 VENDOR_PACKAGE = "hailo_sdk_client"
+SET_DFC_PYTHON = "set DFC_PYTHON=/path/to/venv/bin/python"
+PYTHONS = "3.10 to 3.12"  # see `fits_python`
 
 _SHOWN_SHARE = 0.93  # firmware and kernel keep some of the memory that a machine is sold with
 
@@ -83,17 +86,19 @@ def probe(dfc_python: str | None) -> VendorTools | None:
         dfc_python: the interpreter; None for the current one.
 
     Raises:
-        CompileError: the interpreter does not exist, does not run, or is no Python.
+        CompileError: the interpreter does not exist, does not run, does not answer in time, or is no Python. The line
+            ends with `SET_DFC_PYTHON`.
     """
-    name = sys.executable if dfc_python is None else str(Path(dfc_python).expanduser())
+    # Path("./python") is "python", which would be looked up in PATH.
+    name = sys.executable if dfc_python is None else os.path.expanduser(dfc_python)  # noqa: PTH111
     where = name if dfc_python is None else f"DFC_PYTHON={dfc_python}"
     found = shutil.which(name)
     if found is None:
-        raise CompileError(f"{where} does not run: there is no such program")
+        raise CompileError(f"{where} {_why_not_found(name)}: {SET_DFC_PYTHON}")
     interpreter = str(Path(found).absolute())  # not resolved: a virtual environment's Python is a link
-    try:
-        # In a folder of its own: the compiler writes logs into the current one, and what lies there is not installed.
-        with tempfile.TemporaryDirectory() as folder:
+    # In a folder of its own: the compiler writes logs into the current one, and what lies there is not installed.
+    with tempfile.TemporaryDirectory() as folder:
+        try:
             result = subprocess.run(
                 [interpreter, "-c", _PROBE],
                 stdin=subprocess.DEVNULL,
@@ -102,16 +107,30 @@ def probe(dfc_python: str | None) -> VendorTools | None:
                 check=False,
                 cwd=folder,
             )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CompileError(f"{where} does not run: {error}") from error
+        except subprocess.TimeoutExpired as error:
+            raise CompileError(f"{where} did not answer within {_PROBE_SECONDS} s: {SET_DFC_PYTHON}") from error
+        except OSError as error:
+            raise CompileError(f"{where} does not run ({error.strerror or error}): {SET_DFC_PYTHON}") from error
     answers = [line for line in result.stdout.decode(errors="replace").splitlines() if line.startswith(_MARK)]
-    if result.returncode != 0 or not answers:
-        raise CompileError(f"{where} is not a Python interpreter")
-    answer: dict[str, Any] = json.loads(answers[-1].removeprefix(_MARK))
-    if not answer["found"]:
-        return None
-    major, minor, micro = answer["python"]
-    return VendorTools(interpreter, answer["version"], answer["problem"], (major, minor, micro), answer["machine"])
+    try:
+        result.check_returncode()
+        answer: dict[str, Any] = json.loads(answers[-1].removeprefix(_MARK))
+        major, minor, micro = answer["python"]
+        tools = VendorTools(interpreter, answer["version"], answer["problem"], (major, minor, micro), answer["machine"])
+        return tools if answer["found"] else None
+    except (subprocess.CalledProcessError, IndexError, ValueError, KeyError, TypeError) as error:
+        raise CompileError(f"{where} is not a Python interpreter: {SET_DFC_PYTHON}") from error
+
+
+def _why_not_found(name: str) -> str:
+    """What is wrong with a name that `shutil.which` does not find."""
+    try:
+        mode = Path(name).stat().st_mode
+    except OSError as error:
+        return f"cannot be found ({error.strerror})" if os.sep in name else "is not in PATH"
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    return "is not executable" if os.sep in name else "is not in PATH"
 
 
 def check_before(job: CompileJob, tools: VendorTools, requirements: Requirements) -> list[str]:
@@ -123,13 +142,14 @@ def check_before(job: CompileJob, tools: VendorTools, requirements: Requirements
     problems = [
         *compiler_problems(tools, job.plan.arch),
         *machine_problems(job.work, requirements),
+        *work_problems(job.work),
         *calibration_problems(job.calibration, job.plan),
     ]
     if problems:
         raise CompileError("the Dataflow Compiler was not started: " + "; ".join(problems))
     memory = total_memory()
-    if memory < requirements.advised_memory * _SHOWN_SHARE:
-        return [f"{_gigabytes(memory)} of RAM; {_gigabytes(requirements.advised_memory)} are advised"]
+    if not fits_memory(memory, requirements.advised_memory):
+        return [f"{gigabytes(memory)} of RAM; {gigabytes(requirements.advised_memory)} are advised"]
     return []
 
 
@@ -149,9 +169,9 @@ def compiler_problems(tools: VendorTools, arch: str) -> Iterator[str]:
                     f"Dataflow Compiler {tools.version} does not compile for {arch}, which needs {dfc_for_arch(arch)}: "
                     "set DFC_PYTHON to an interpreter that has it"
                 )
-    if not (3, 10) <= tools.python < (3, 13):
+    if not fits_python(tools.python):
         version = ".".join(map(str, tools.python))
-        yield f"{tools.interpreter} is Python {version}: the Dataflow Compiler needs 3.10, 3.11 or 3.12"
+        yield f"{tools.interpreter} is Python {version}: the Dataflow Compiler runs in {PYTHONS}"
     if tools.machine not in ("x86_64", "AMD64"):
         yield f"this is a {tools.machine} machine: the Dataflow Compiler runs on x86_64 only"
 
@@ -159,12 +179,39 @@ def compiler_problems(tools: VendorTools, arch: str) -> Iterator[str]:
 def machine_problems(work: Path, requirements: Requirements) -> Iterator[str]:
     """Yield what the machine lacks."""
     memory = total_memory()
-    if memory < requirements.memory * _SHOWN_SHARE:
-        yield f"{_gigabytes(memory)} of RAM: the Dataflow Compiler needs {_gigabytes(requirements.memory)}"
-    existing = next(folder for folder in (work.absolute(), *work.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    if not fits_memory(memory, requirements.memory):
+        yield f"{gigabytes(memory)} of RAM: the Dataflow Compiler needs {gigabytes(requirements.memory)}"
+    free = shutil.disk_usage(_existing(work)).free
     if free < requirements.disk:
-        yield f"{_gigabytes(free)} free on the disk of {work}: {_gigabytes(requirements.disk)} are needed"
+        yield f"{gigabytes(free)} free on the disk of {work}: {gigabytes(requirements.disk)} are needed"
+
+
+def work_problems(work: Path) -> Iterator[str]:
+    """Yield why files cannot be written into the work folder, or why it cannot be made. Leaves nothing behind."""
+    existing = _existing(work)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        yield (
+            f"the work folder {work} cannot be written ({error.strerror or error}): make {existing} a folder that this "
+            "user may write to"
+        )
+
+
+def _existing(work: Path) -> Path:
+    """The work folder, or the nearest of its parents that exists."""
+    return next(folder for folder in (work.absolute(), *work.absolute().parents) if folder.exists())
+
+
+def fits_memory(size: int, needed: int) -> bool:
+    """Whether a machine that shows `size` bytes of RAM was sold with the `needed` ones."""
+    return size >= needed * _SHOWN_SHARE
+
+
+def fits_python(version: tuple[int, int, int]) -> bool:
+    """Whether the Dataflow Compiler runs in a version of Python."""
+    return (3, 10) <= version[:2] <= (3, 12)
 
 
 def total_memory() -> int:
@@ -211,5 +258,6 @@ def _set_problems(folder: Path, files: CalibrationFiles, plan: ShapePlan) -> Ite
         yield f"the arrays in {folder} do not belong together, their rows are {counts}: {again}"
 
 
-def _gigabytes(size: int) -> str:
+def gigabytes(size: int) -> str:
+    """A number of bytes as messages show it."""
     return f"{size / 1e9:.1f} GB"

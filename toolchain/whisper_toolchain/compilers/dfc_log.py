@@ -17,7 +17,8 @@ SENSITIVE_DB = 10.0  # below this the vendor calls a layer sensitive
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LINE_END = re.compile(rb"\r\n|\n|\r(?=.)", re.DOTALL)
-_SNR = re.compile(r"(\S+)\s+SNR:\s*([-+]?\d+(?:\.\d+)?)\s*dB")
+_NUMBER = r"[-+]?(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_SNR = re.compile(rf"(\S+)\s+SNR:\s*({_NUMBER})\s*dB")
 _LONGEST = 1 << 16
 
 # Parts of what the vendor says, in lower case, and what helps.
@@ -35,7 +36,7 @@ _ADVICE = (
         "the disk is full: free some space",
     ),
     (
-        ("calibset_size", "dataset_size", "calibration set"),
+        ("calibset_size", "dataset_size"),
         "the recipe asks for more rows than were recorded: run `make calibrate` with a larger SAMPLES, or lower the "
         "recipe's rows",
     ),
@@ -106,7 +107,7 @@ def telling_lines(lines: Iterable[str]) -> list[str]:
 
 
 def parse_snr(lines: Iterable[str]) -> dict[str, float]:
-    """The vendor's own signal-to-noise ratios by layer, in dB; the last one of a layer counts."""
+    """The vendor's own signal-to-noise ratios by layer, in dB, maybe not finite; the last one of a layer counts."""
     return {match[1]: float(match[2]) for line in lines for match in _SNR.finditer(line)}
 
 

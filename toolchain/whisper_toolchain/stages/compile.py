@@ -1,5 +1,6 @@
 """Compile: the two graphs for the accelerator, or their emulation."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def compile_graphs(
         )
         compiled = chosen.compile(job)
         for name, value in sorted(compiled.snr_db.items()):
+            if not math.isfinite(value):
+                raise CompileError(
+                    f"{chosen.name}: the {name} of the compiled graph are {value} dB from float on the holdout, so it "
+                    "cannot be what it should be: look at the recipe and the calibration set"
+                )
             log(f"{chosen.name}: SNR of the {name} against float on the holdout: {value:.1f} dB")
         (folder / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return {
