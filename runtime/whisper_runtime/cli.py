@@ -104,11 +104,15 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _transcribe(options: argparse.Namespace) -> int:
+    from whisper_runtime import watchdog
     from whisper_runtime.bundle import Bundle
     from whisper_runtime.transcriber import Transcriber
 
     # Leaving the block gives the device back, at the end as after Ctrl-C.
-    with Transcriber.from_bundle(options.bundle, options.backend, options.share_device) as transcriber:
+    with (
+        watchdog.watching(),
+        Transcriber.from_bundle(options.bundle, options.backend, options.share_device) as transcriber,
+    ):
         if Bundle.open_unverified(options.bundle).manifest.emulated:
             print(EMULATED_NOTICE, file=sys.stderr)
         transcriber.prompt(options.language)  # a wrong language is one error, not one for each file

@@ -7,14 +7,13 @@ of JSON behind a mark. Everything else on the output is the vendor's.
 
 import importlib
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from whisper_runtime.hailort_status import one_line, status_of
+
 VENDOR_PACKAGE = "hailo_platform"
 MARK = "whisper-runtime-probe:"
-
-_STATUS = re.compile(r"(?:^|error: )(\d+)(?: \(HAILO_\w+\))?$")
 
 
 def findings() -> Iterator[dict[str, Any]]:
@@ -55,13 +54,14 @@ def findings() -> Iterator[dict[str, Any]]:
 
 
 def describe(error: Exception) -> dict[str, Any]:
-    """Return an error as `kind` (its class), `text` (one line) and `status`, libhailort's number or None."""
-    text = " ".join(str(error).split())
-    match = _STATUS.search(text)
+    """Return an error as `kind` (its class), `text` (one line) and `status`, libhailort's number or None.
+
+    `missing` is True if it says that there is no such package.
+    """
     return {
         "kind": type(error).__name__,
-        "text": text,
-        "status": int(match.group(1)) if match else None,
+        "text": one_line(error),
+        "status": status_of(error),
         "missing": isinstance(error, ModuleNotFoundError) and error.name == VENDOR_PACKAGE,
     }
 
@@ -70,7 +70,7 @@ def _temperature(control: Any) -> tuple[float | None, str]:
     try:
         return float(control.get_chip_temperature().ts0_temperature), ""
     except Exception as error:  # not every firmware answers this, and the device works without
-        return None, str(describe(error)["text"])
+        return None, one_line(error)
 
 
 def main() -> None:

@@ -20,6 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from whisper_runtime import device_probe
 from whisper_runtime.errors import WhisperError
+from whisper_runtime.hailort_status import (
+    DEVICE_IN_USE,
+    DRIVER_NOT_INSTALLED,
+    DRIVER_TIMEOUT,
+    DRIVER_VERSION,
+    DRIVERS,
+    OUT_OF_PHYSICAL_DEVICES,
+    TIMEOUT,
+    driver_of,
+    one_line,
+)
 from whisper_runtime.versions import hailort_for_dfc, hailort_major_for_arch, hef_runs_on, parse_version
 
 if TYPE_CHECKING:
@@ -42,12 +53,8 @@ PACKAGES: Mapping[str, tuple[str, str | None]] = {
 }
 ONNXRUNTIME = ("1.23", "1.24")
 
-DRIVERS = ("hailo_pci", "hailo1x_pci")  # kernel modules: of HailoRT 4, of HailoRT 5
 SERVICE_SOCKET = Path("/tmp/hailort_uds.sock")  # noqa: S108 - where HailoRT's service listens
 _HEFS = ("encoder.hef", "decoder.hef")
-
-_NO_DRIVER, _IN_USE, _NONE_FREE = 64, 73, 74
-_DRIVER_VERSION = (76, 85, 86)
 
 
 @dataclass(frozen=True)
@@ -381,7 +388,7 @@ def check_driver(drivers: Mapping[str, str], hailort: str | None, needed: bool) 
     found = ", ".join(f"{name} {version}".strip() for name, version in drivers.items())
     if not drivers:
         release = f" of version {hailort}" if hailort else ""
-        module = DRIVERS[0] if hailort is None or parse_version(hailort)[0] == 4 else DRIVERS[1]
+        module = driver_of(hailort) if hailort else DRIVERS[0]
         return Check(
             "driver",
             PROBLEM if needed else NOTE,
@@ -448,16 +455,16 @@ def check_device(probe: Probe, needed: bool, holders: Sequence[str] = ()) -> lis
     checks = [_check_one_device(device, probe.hailort) for device in probe.devices]
     by = f" by {', '.join(holders)}" if holders else " by another process"
     status = (probe.error or {}).get("status")
-    if probe.hung:
+    if probe.hung or status in (TIMEOUT, DRIVER_TIMEOUT):
         advice = "restart the machine; if it stays so, sudo dmesg | grep -i hailo tells more"
         checks.append(Check("device", PROBLEM, f"HailoRT did not answer in time ({_DOING[probe.step]})", advice))
-    elif status in (_IN_USE, _NONE_FREE):
+    elif status in (DEVICE_IN_USE, OUT_OF_PHYSICAL_DEVICES):
         advice = "end that process, or share the device: transcribe with --share-device"
         checks.append(Check("device", missing, f"in use{by}", advice))
-    elif status in _DRIVER_VERSION:
+    elif status in DRIVER_VERSION:
         advice = "install driver and HailoRT of one version, then restart"
         checks.append(Check("device", PROBLEM, f"driver and HailoRT do not fit ({_error_text(probe)})", advice))
-    elif status == _NO_DRIVER:
+    elif status == DRIVER_NOT_INSTALLED:
         checks.append(Check("device", missing, "no driver is running", "see the line 'driver'"))
     elif probe.error is not None:
         advice = "see sudo dmesg | grep -i hailo; --debug shows what HailoRT printed"
@@ -603,9 +610,12 @@ def _error_text(probe: Probe) -> str:
     error = probe.error or {}
     if error.get("text", "").isdecimal():  # some calls pass on libhailort's bare number
         return f"status {error['text']}"
-    return ": ".join(part for part in (error.get("kind", ""), error.get("text", "")) if part)
+    return _named(error.get("kind", ""), error.get("text", ""))
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return _named(type(error).__name__, one_line(error))
+
+
+def _named(kind: str, text: str) -> str:
+    return ": ".join(dict.fromkeys(part for part in (kind, text) if part))  # an error without a text has its class

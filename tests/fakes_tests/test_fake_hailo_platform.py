@@ -1,6 +1,7 @@
 """The fake of HailoRT's package is as strict as the real one: every strictness is provoked here."""
 
 import importlib
+import itertools
 import json
 import os
 import pickle
@@ -216,6 +217,7 @@ def test_an_unwrapped_status_is_a_public_exception_only_since_5(load, version, r
         {"faults": {"VDevice.creat": {}}},
         {"faults": {"VDevice.create": {"state": 1}}},
         {"faults": {"VDevice.create": {"stall": True}}},
+        {"faults": {"ConfiguredInferModel.__exit__": {"status": 8}}},
         {"output": "noise"},
     ],
 )
@@ -1025,6 +1027,44 @@ def test_a_fault_can_raise_and_be_late(load):
     with pytest.raises(RuntimeError, match="no luck"):
         hailo.Device.scan()
     assert time.monotonic() - start >= 0.1
+
+
+@pytest.mark.parametrize(
+    ("point", "letting_go"),
+    [
+        ("VDevice.create", False),
+        ("InferModel.configure", False),
+        ("ConfiguredInferModel.wait_for_async_ready", True),
+        ("ConfiguredInferModel.run_async", True),
+        ("AsyncInferJob.wait", True),
+        ("ConfiguredInferModel.shutdown", False),
+        ("ConfiguredInferModel.__exit__", True),
+        ("VDevice.release", False),
+    ],
+)
+def test_only_some_calls_let_other_threads_run(load, opened, hefs, point, letting_go):
+    load()  # an import takes long, too
+    ticks, ended = [], threading.Event()
+
+    def tick():
+        while not ended.wait(0.01):
+            ticks.append(time.monotonic())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        _, device = opened(faults={point: {"sleep": 0.8}})
+        with device.create_infer_model(hefs.encoder()).configure() as configured:
+            bindings, _, _ = bind(configured)
+            configured.wait_for_async_ready(1000)
+            configured.run_async([bindings]).wait(1000)
+            configured.shutdown()
+        device.release()
+    finally:
+        ended.set()
+        thread.join()
+    longest = max(after - before for before, after in itertools.pairwise(ticks))
+    assert (longest < 0.6) == letting_go
 
 
 @pytest.mark.parametrize("point", ["ConfiguredInferModel.run_async", "AsyncInferJob.wait"])

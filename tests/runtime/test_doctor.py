@@ -326,6 +326,9 @@ def test_temperature_that_cannot_be_read_is_no_failure(vendor):
         ("HailoRTException('libhailort failed with error: 74 (HAILO_OUT_OF_PHYSICAL_DEVICES)')", 74),
         ("HailoRTStatusException('64')", 64),  # Device.scan and Device() pass the native exception on as it is
         ("HailoRTException('HailoRT device 5 not found in the system')", None),
+        ("HailoRTException('error: 76 (HAILO_INVALID_DRIVER_VERSION) - see hailort.log')", 76),
+        ("type('HailoRTTimeout', (HailoRTException,), {})('Received a timeout - hailort has failed')", 4),
+        ("type('HailoRTDriverOperationFailedException', (HailoRTException,), {})('Failure in ioctl')", 36),
     ],
 )
 def test_the_number_of_an_error_is_read(vendor, error, status):
@@ -366,7 +369,9 @@ def test_the_strict_fake_is_identified(fake_hailort, hailort, architecture):
         ({"device": {"driver": "4.20.0"}}, "driver and HailoRT do not fit (status 76)"),
         ({"faults": {"Device.scan": {"status": 64}}}, "no driver is running"),
         ({"faults": {"Device.create": {"status": 36}}}, "identifying the device failed (status 36)"),
-        ({"faults": {"Control.identify": {"status": 4}}}, "identifying the device failed (HailoRTTimeout"),
+        ({"faults": {"Control.identify": {"status": 4}}}, "did not answer in time (identifying the device)"),
+        ({"faults": {"VDevice.create": {"status": 87}}}, "did not answer in time (taking the device for a moment)"),
+        ({"faults": {"Control.identify": {"status": 62}}}, "failed (HailoCommunicationClosedException: "),
         ({"faults": {"VDevice.create": {"status": 74}}}, "in use by another process"),
         ({"faults": {"VDevice.create": {"status": 5}}}, "taking the device for a moment failed (HailoRTException"),
         ({"faults": {"Device.scan": {"sleep": 20.0}}}, "did not answer in time (looking for devices)"),
@@ -549,6 +554,12 @@ def test_any_other_failure_keeps_the_vendors_words():
     assert "dmesg" in check.advice
 
 
+def test_an_error_without_a_text_is_told_by_its_class(vendor):
+    vendor(STUB + "def no(): raise HailoRTException\nDevice.scan = staticmethod(no)")
+    check = check_device(probe_hailort(), True)[-1]
+    assert check.found == "looking for devices failed (HailoRTException)"
+
+
 def test_the_service_is_a_note(tmp_path):
     assert check_service(tmp_path / "none").status == NOTE
     (tmp_path / "sock").touch()
@@ -615,7 +626,7 @@ def test_an_emulated_bundle_says_so(tmp_path):
 def test_a_damaged_or_missing_bundle_is_a_problem(tmp_path):
     missing, none = check_bundle(tmp_path / "nowhere")
     assert (missing.status, none) == (PROBLEM, None)
-    assert "no bundle there" in missing.found
+    assert "no such folder" in missing.found
     folder = make_bundle(tmp_path / "b")
     (folder / "encoder.hef").write_bytes(b"other")
     damaged, none = check_bundle(folder)

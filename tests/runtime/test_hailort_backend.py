@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 import soundfile
 from onnx import TensorProto, helper, numpy_helper
-from whisper_runtime import cli
+from whisper_runtime import cli, watchdog
 from whisper_runtime.backends import hailort, open_backend
 from whisper_runtime.backends.hailort import HailoRTBackend
 from whisper_runtime.bundle import Bundle
@@ -611,10 +611,50 @@ def test_the_wrong_device_is_named_with_the_bundle_to_use(fake, write_hefs, tmp_
         assert message.endswith("the device here is hailo8l: use the bundle whisper-toy-1s-seq6-hailo8l")
 
 
+@pytest.mark.parametrize("version", ["4.22.0", "4.23.0"])
+def test_the_right_device_under_the_wrong_hailort_is_not_called_the_wrong_device(fake, write_hefs, tmp_path, version):
+    fake(hailort=version, device={"architecture": "HAILO10H"})
+    bundle = Bundle(write_hefs(tmp_path / "bundle", "hailo10h", header=2), toy_manifest("hailo10h"))
+    message = refusal(HefError, open_backend, bundle)
+    assert f"encoder.hef: compiled for hailo10h, which HailoRT {version} cannot run (status 93)" in message
+    assert message.endswith("though the device here is hailo10h: install HailoRT 5.x with its driver")
+
+
+def test_a_hef_that_its_own_device_refuses_gets_no_advice_to_use_itself(fake, bundle):
+    fake(faults={"InferModel.configure": {"status": 93}})
+    message = refusal(HefError, open_backend, bundle)
+    assert "HailoRT 4.23.0 does not accept it (status 93)" in message
+    assert "use the bundle" not in message
+
+
+def test_the_same_advice_is_given_once(fake, bundle):
+    """Some of HailoRT's own texts name its log file."""
+    fake(faults={"InferModel.configure": {"status": 36}})
+    message = refusal(BackendError, open_backend, bundle)
+    assert "HailoRT status 36: driver operation failed. See hailort.log: run 'whisper-runtime doctor'" in message
+    fake(faults={"InferModel.configure": {"status": 3}})
+    message = refusal(BackendError, open_backend, bundle)
+    assert message.endswith(": look into hailort.log, or run 'whisper-runtime doctor'")
+
+
 def test_a_hef_of_the_smaller_chip_runs_on_the_larger(fake, write_hefs, tmp_path):
     bundle = Bundle(write_hefs(tmp_path / "bundle", "hailo8l"), toy_manifest("hailo8l"))
     with open_backend(bundle) as backend:
         backend.decode(backend.encode(mel()), embeddings(), [0])
+
+
+@pytest.mark.parametrize("logits", [(1, 120.0, 0.02), (2, 32768.0, 1e-4)], ids=["8 bits", "16 bits"])
+def test_a_device_that_returns_constants_is_dead(fake, write_hefs, tmp_path, logits):
+    quantisation = dataclasses.replace(EIGHT, logits=logits)
+    with open_backend(Bundle(write_hefs(tmp_path / "bundle", quantisation=quantisation), toy_manifest())) as backend:
+        features = backend.encode(mel())
+        expected = backend.decode(features, embeddings(), [2])
+        fake(output="nan")
+        message = refusal(BackendError, backend.decode, features, embeddings(), [2])
+        assert "returned a constant, 0 for every token of decoder/conv50: dead output" in message
+        assert "whisper-runtime doctor" in message
+        fake(output=None)
+        assert (backend.decode(features, embeddings(), [2]) == expected).all()
 
 
 @pytest.mark.parametrize("point", ["AsyncInferJob.completion", "ConfiguredInferModel.run_async"])
@@ -696,10 +736,11 @@ def test_close_ends_what_is_running(fake, bundle, caplog):
         pass
 
 
-def test_a_release_that_hangs_hangs_nobody(fake, bundle, monkeypatch, caplog):
+def test_a_model_that_does_not_end_hangs_nobody(fake, bundle, monkeypatch, caplog):
+    """HailoRT lets go of Python there; elsewhere nothing but the end of the process helps, see below."""
     monkeypatch.setattr(hailort, "RELEASE_SECONDS", 0.3)
     backend = open_backend(bundle)
-    fake(faults={"VDevice.release": {"sleep": 1.5}})
+    fake(faults={"ConfiguredInferModel.__exit__": {"sleep": 0.75}})
     start = time.monotonic()
     backend.close()
     assert time.monotonic() - start < 1
@@ -707,6 +748,30 @@ def test_a_release_that_hangs_hangs_nobody(fake, bundle, monkeypatch, caplog):
     assert record.levelno == logging.WARNING
     assert "did not release the device within 0.3 s" in record.getMessage()
     time.sleep(1.8)  # so that the thread does not reach into the next test
+
+
+@pytest.mark.parametrize(("version", "arch"), [("4.23.0", "hailo8"), ("5.2.0", "hailo10h")])
+def test_callbacks_have_run_before_a_model_is_left(fake, write_hefs, tmp_path, monkeypatch, version, arch):
+    """Of a job that was given up, too, if it ends after all."""
+    fake(hailort=version, device={"architecture": arch.upper()})
+    monkeypatch.setattr(hailort, "JOB_TIMEOUT_MS", 100)
+    from hailo_platform.pyhailort.pyhailort import ConfiguredInferModel
+
+    leaving, left = ConfiguredInferModel.__exit__, []
+
+    def leave(self, *arguments):
+        if self is backend._encoder._configured:
+            left.append(features.job.called_back.is_set())
+        return leaving(self, *arguments)
+
+    monkeypatch.setattr(ConfiguredInferModel, "__exit__", leave)
+    backend = open_backend(Bundle(write_hefs(tmp_path / "bundle", arch), toy_manifest(arch)))
+    fake(latency=0.6)
+    features = backend.encode(mel())
+    refusal(DeviceTimeoutError, backend.decode, features, embeddings(), [0])
+    backend.close()
+    assert left == [True]
+    assert features.job._error is None  # it was not cut off
 
 
 @pytest.mark.parametrize("point", ["ConfiguredInferModel.shutdown", "VDevice.release"])
@@ -725,6 +790,99 @@ def test_a_failed_opening_gives_the_device_back(fake, bundle, fault, at):
     fake(faults={})
     with open_backend(bundle):
         pass
+
+
+# A driver that hangs inside a call for which HailoRT keeps hold of Python
+
+
+WATCHED = """
+    import contextlib, sys
+    from pathlib import Path
+    from whisper_runtime import watchdog
+    from whisper_runtime.backends import hailort
+    from whisper_runtime.hef import read_hef
+    from whisper_runtime.manifest import Manifest
+
+    hailort.OPENING_LIMIT, hailort.RELEASE_LIMIT = map(float, sys.argv[4:])
+    folder = Path(sys.argv[1])
+    manifest = Manifest(**eval(sys.argv[2]))
+    with watchdog.watching() if sys.argv[3] == "watched" else contextlib.nullcontext():
+        hefs = [read_hef(folder / name) for name in (hailort.ENCODER, hailort.DECODER)]
+        backend = hailort.HailoRTBackend(*hefs, manifest)
+        print("opened", flush=True)
+        backend.close()
+        print("closed", flush=True)
+"""
+
+
+def run_watched(bundle, opening, release, watched=True):
+    """A process of its own that opens and closes a bundle with these limits in seconds."""
+    manifest = repr(dataclasses.asdict(bundle.manifest))
+    arguments = [bundle.folder, manifest, "watched" if watched else "alone", str(opening), str(release)]
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(WATCHED), *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("point", "limits", "printed", "doing"),
+    [
+        ("VDevice.create", (1, 30), "", "opening the device"),
+        ("InferModel.configure", (1, 30), "", "opening the device"),
+        ("ConfiguredInferModel.shutdown", (30, 1), "opened\n", "giving the device back"),
+        ("VDevice.release", (30, 1), "opened\n", "giving the device back"),
+    ],
+)
+def test_a_driver_that_hangs_ends_a_watched_process(fake, bundle, point, limits, printed, doing):
+    fake(faults={point: {"sleep": 50}})
+    start = time.monotonic()
+    done = run_watched(bundle, *limits)
+    assert time.monotonic() - start < 20
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, printed)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"whisper-runtime: {doing}: HailoRT did not return within 1 s, so this process is ended")
+    assert "sudo modprobe -r hailo_pci && sudo modprobe hailo_pci" in line
+    assert line.endswith("then run 'whisper-runtime doctor'")
+    fake(faults={})
+    with open_backend(bundle):  # the device is free
+        pass
+
+
+def test_without_a_watchdog_no_process_is_ended(fake, bundle):
+    """A library must not end the program that uses it, however long a call takes."""
+    fake(faults={"VDevice.create": {"sleep": 1.6}, "VDevice.release": {"sleep": 1.6}})
+    done = run_watched(bundle, 1, 1, watched=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "opened\nclosed\n", "")
+
+
+def test_a_watched_process_that_is_in_time_ends_as_ever(fake, bundle):
+    done = run_watched(bundle, 30, 30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "opened\nclosed\n", "")
+
+
+def test_time_between_the_watched_calls_does_not_count(capfd):
+    with watchdog.watching():
+        for _ in range(2):
+            with watchdog.time_limit(1, "too late"):
+                pass
+            time.sleep(1.3)
+        process = watchdog._watcher
+        assert process.poll() is None
+    assert process.returncode == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_watcher_that_was_killed_stops_nobody():
+    with watchdog.watching():
+        for _ in range(2):
+            with watchdog.time_limit(30, "too late"):
+                watchdog._watcher.kill()
+                watchdog._watcher.wait()
 
 
 # Other processes
@@ -962,6 +1120,15 @@ def test_the_command_line_shares_the_device_on_request(fake, whole_bundle, tmp_p
     fake(service=True)
     assert cli.main([*arguments, "--share-device"]) == 0
     assert capsys.readouterr().out == text
+
+
+def test_a_dead_device_is_an_error_and_no_text(fake, whole_bundle, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", noise(2), 16000)
+    fake(output="nan")
+    assert cli.main(["transcribe", str(tmp_path / "a.wav"), "--bundle", str(whole_bundle)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "dead output" in err
 
 
 def test_ctrl_c_gives_the_device_back(fake, whole_bundle, tmp_path, monkeypatch, capsys):

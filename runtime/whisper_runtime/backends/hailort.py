@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from whisper_runtime.backends.hailort_errors import HailoErrors, import_hailort, one_line
+from whisper_runtime import watchdog
+from whisper_runtime.backends.hailort_errors import HailoErrors, import_hailort
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import BackendError, HefError
+from whisper_runtime.hailort_status import driver_of, one_line
 from whisper_runtime.hef import Hef, check_outputs, read_hef
 from whisper_runtime.manifest import Manifest
 
@@ -33,7 +35,11 @@ DECODER = "decoder.hef"
 JOB_TIMEOUT_MS = 5000
 # HailoRT itself gives a job that is stuck 10 s when its model is released.
 RELEASE_SECONDS = 12.0
-CALLBACK_SECONDS = 0.05  # the callback of a job only stores a value
+CALLBACK_SECONDS = 1.0  # a job that was given up may still end by itself
+
+# For `watchdog`, while HailoRT keeps hold of Python; generous, since the process is ended.
+OPENING_LIMIT = 60.0
+RELEASE_LIMIT = 15.0
 
 SHARED_GROUP = "SHARED"  # any name would do; programs share a device if they use the same one
 
@@ -51,6 +57,10 @@ class HailoRTBackend:
 
     The features of a window can be decoded until the second window after it is encoded: then its buffers are used
     again. Once a job has failed or timed out, its graph is not used any more and later calls raise at once.
+
+    `encode` and `decode` wait for a limited time. Opening and `close` cannot: HailoRT's Python package keeps hold of
+    the whole interpreter while it opens, configures and releases a device. If its driver hangs there, every thread
+    of the process hangs. Within `watchdog.watching` the process is ended then, as a command line should be.
 
     Args:
         encoder, decoder: the checked HEFs.
@@ -89,24 +99,26 @@ class HailoRTBackend:
         self._requantised_window = 0
         self._windows = 0
 
-        device = _Device(hailo, errors, share_device)
-        self._device: _Device | None = device
+        self._version = str(hailo.__version__)
+        self._device: _Device | None = None
         try:
-            self._encoder = device.load(encoder, "encoder", [self._mel], [encoded])
-            self._decoder = device.load(decoder, "decoder", [read, self._token_embeddings], self._logits)
-            self._sets = []
-            for _ in range(_BUFFER_SETS):
-                mel_buffer, encoded_buffer = _allocate(self._mel), _allocate(encoded)
-                read_buffer = encoded_buffer if requantised is None else requantised
-                self._sets.append(
-                    _BufferSet(
-                        mel_buffer,
-                        encoded_buffer,
-                        read_buffer,
-                        self._encoder.bind([mel_buffer], [encoded_buffer]),
-                        self._decoder.bind([read_buffer, self._embeddings], self._outputs),
+            with self._watched("opening the device", OPENING_LIMIT):
+                self._device = device = _Device(hailo, errors, share_device)
+                self._encoder = device.load(encoder, "encoder", [self._mel], [encoded])
+                self._decoder = device.load(decoder, "decoder", [read, self._token_embeddings], self._logits)
+                self._sets = []
+                for _ in range(_BUFFER_SETS):
+                    mel_buffer, encoded_buffer = _allocate(self._mel), _allocate(encoded)
+                    read_buffer = encoded_buffer if requantised is None else requantised
+                    self._sets.append(
+                        _BufferSet(
+                            mel_buffer,
+                            encoded_buffer,
+                            read_buffer,
+                            self._encoder.bind([mel_buffer], [encoded_buffer]),
+                            self._decoder.bind([read_buffer, self._embeddings], self._outputs),
+                        )
                     )
-                )
         except BaseException:
             self.close()
             raise
@@ -149,7 +161,7 @@ class HailoRTBackend:
             DeviceTimeoutError: the device did not answer in time.
             BackendError: features from elsewhere or whose buffers hold a later window, embeddings of the wrong type
                 or shape or with NaN or infinity, a row that is not a slot, a backend that is closed or has failed,
-                or HailoRT fails.
+                HailoRT fails, or an output is dead.
         """
         self._check_usable(self._decoder)
         if not isinstance(features, _Features) or features.backend is not self:
@@ -176,14 +188,19 @@ class HailoRTBackend:
         return self._dequantise(wanted)
 
     def close(self) -> None:
-        """Give the device back. Does not raise, and takes at most `RELEASE_SECONDS`: what hangs is left behind."""
+        """Give the device back. Does not raise.
+
+        A job that is stuck is left behind after `RELEASE_SECONDS`. If HailoRT hangs in the release of the device
+        itself, so does this: see the class.
+        """
         device, self._device = self._device, None
         if device is None:
             return
         thread = threading.Thread(target=device.release, name="hailort-release", daemon=True)
         del device  # the thread's is then the last reference
-        thread.start()
-        thread.join(RELEASE_SECONDS)
+        with self._watched("giving the device back", RELEASE_LIMIT):
+            thread.start()
+            thread.join(RELEASE_SECONDS)
         if thread.is_alive():
             _log.warning(
                 "HailoRT did not release the device within %g s: it is free once this process has ended",
@@ -201,6 +218,15 @@ class HailoRTBackend:
     ) -> None:
         self.close()
 
+    def _watched(self, doing: str, seconds: float) -> contextlib.AbstractContextManager[None]:
+        driver = driver_of(self._version)
+        return watchdog.time_limit(
+            seconds,
+            f"whisper-runtime: {doing}: HailoRT did not return within {seconds:g} s, so this process is ended: reload "
+            f"the driver ('sudo modprobe -r {driver} && sudo modprobe {driver}') or restart the machine, then run "
+            "'whisper-runtime doctor'",
+        )
+
     def _check_usable(self, *models: "_Model") -> None:
         if self._device is None:
             raise BackendError("the backend is closed: open the bundle again")
@@ -213,7 +239,15 @@ class HailoRTBackend:
         for stream, output in zip(self._logits, self._outputs, strict=True):
             part = logits[:, start : start + stream.shape[2]]
             for target, row in zip(part, rows, strict=True):
-                np.subtract(output[0, row], stream.zero_point, out=target, dtype=np.float32)
+                stored = output[0, row]
+                # Two values tell nearly always, so that the others are rarely looked at.
+                if stored[0] == stored[-1] and (stored == stored[0]).all():
+                    raise BackendError(
+                        f"running the decoder: the device returned a constant, {stored[0]} for every token of "
+                        f"{stream.name}: dead output: run 'whisper-runtime doctor'; if it finds nothing, compile the "
+                        "bundle again"
+                    )
+                np.subtract(stored, stream.zero_point, out=target, dtype=np.float32)
             part *= np.float32(stream.scale)
             start += stream.shape[2]
         return logits
@@ -414,16 +448,13 @@ class _Device:
 
     def release(self) -> None:
         """Give the device back. May take long or never return: for a thread of its own."""
-        for step in (*(model.stop for model in self._models), self._leave_contexts, self._vdevice.release):
+        # Both lines of HailoRT let go of Python while they end a model whose context is left. But 4 takes hold of it
+        # again before all of its threads have ended, so those must be done with our callbacks by then: `finish`.
+        for step in (*(model.finish for model in self._models), self._contexts.close, self._vdevice.release):
             try:
                 step()
             except Exception as error:  # the other steps are still to be done, and nobody waits for this thread
                 _log.warning("HailoRT failed to release the device: %s", one_line(error))
-
-    def _leave_contexts(self) -> None:
-        # HailoRT 4 waits here for its own thread, without letting go of Python; so that one must be done with Python.
-        time.sleep(CALLBACK_SECONDS)
-        self._contexts.close()
 
     def _architecture(self) -> str | None:
         try:
@@ -489,12 +520,18 @@ class _Model:
         for job in self._running:
             job.wait()
 
-    def stop(self) -> None:
-        """Let what is running finish, then make the model unusable. Raises what HailoRT raises."""
+    def finish(self) -> None:
+        """Let what is running end, as far as it does, with its callbacks. Raises what HailoRT raises."""
         if self._failure is None:
-            with contextlib.suppress(BackendError):  # the shutdown ends it
+            with contextlib.suppress(BackendError):  # the end of the model's context ends it
                 self.drain()
-        self._configured.shutdown()
+        if self._failure is None:
+            self._configured.shutdown()
+            return
+        # No shutdown here: it would keep hold of Python while it waits for jobs, whose callbacks need Python.
+        end = time.monotonic() + CALLBACK_SECONDS
+        for job in self._running:
+            job.called_back.wait(max(0.0, end - time.monotonic()))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -513,6 +550,7 @@ class _Job:
     def __init__(self, model: _Model) -> None:
         self.handle: Any = None
         self.succeeded = False
+        self.called_back = threading.Event()
         self._model = model
         self._error: Exception | None = None
         self._failure: BackendError | None = None
@@ -520,6 +558,7 @@ class _Job:
     def on_completion(self, completion_info: Any) -> None:
         """Keep the job's error. Called by a thread of HailoRT, which an exception from here would take down."""
         self._error = completion_info.exception
+        self.called_back.set()
 
     def wait(self) -> None:
         """Return once the job has succeeded and its outputs are written. Raises BackendError, at once if known."""

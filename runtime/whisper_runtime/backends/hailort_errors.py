@@ -1,12 +1,6 @@
-"""HailoRT's failures as errors of ours: what is wrong, and what to do.
-
-HailoRT has classes for a few failures and one with the status in its text for all others; some calls raise the bare
-status. So everything is told by the number. The numbers are the same from HailoRT 4.20 to 5.2; 4.20 has none above
-90 and says 26 where later ones say 91, 92 or 93.
-"""
+"""HailoRT's failures as errors of ours: what is wrong, and what to do."""
 
 import importlib
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,35 +16,24 @@ from whisper_runtime.errors import (
     WhisperError,
     WrongArchitectureError,
 )
+from whisper_runtime.hailort_status import (
+    DEVICE_IN_USE,
+    DRIVER_NOT_INSTALLED,
+    DRIVER_TIMEOUT,
+    DRIVER_VERSION,
+    HEF_CORRUPTED,
+    HEF_NOT_FOR_DEVICE,
+    HEF_NOT_SUPPORTED,
+    INVALID_HEF,
+    OUT_OF_PHYSICAL_DEVICES,
+    SERVICE_UNREACHABLE,
+    TIMEOUT,
+    one_line,
+    status_of,
+)
 from whisper_runtime.hef import Hef
 from whisper_runtime.manifest import Manifest
-from whisper_runtime.versions import hailort_for_dfc, hef_runs_on
-
-TIMEOUT = 4
-INVALID_HEF = 26
-DRIVER_NOT_INSTALLED = 64
-DEVICE_IN_USE = 73
-OUT_OF_PHYSICAL_DEVICES = 74
-DRIVER_VERSION = (76, 85, 86)  # another version, or an answer that only another version gives
-DRIVER_TIMEOUT = 87
-SERVICE_UNREACHABLE = (62, 77, 78, 89)  # closed, call failed, other version, refused
-HEF_CORRUPTED = 91
-HEF_NOT_SUPPORTED = 92
-HEF_NOT_FOR_DEVICE = 93
-
-_STATUS_IN_TEXT = re.compile(r"error: (\d+)")
-# These say nothing but prose.
-_STATUS_OF_CLASS = {
-    "HailoRTInvalidArgumentException": 2,
-    "HailoRTTimeout": TIMEOUT,
-    "HailoRTInvalidOperationException": 6,
-    "HailoRTInvalidHEFException": INVALID_HEF,
-    "HailoRTDriverOperationFailedException": 36,
-    "HailoRTNotFoundException": 61,
-    "HailoCommunicationClosedException": 62,
-    "HailoRTStreamAborted": 63,
-    "HailoRTHEFNotCompatibleWithDevice": HEF_NOT_FOR_DEVICE,
-}
+from whisper_runtime.versions import hailort_for_dfc, hailort_major_for_arch, hef_runs_on, parse_version
 
 
 def import_hailort() -> Any:
@@ -70,21 +53,6 @@ def import_hailort() -> Any:
         ) from error
     except Exception as error:  # ImportError by version mismatch, and an exception of its own by a missing library
         raise _unfit(error) from error
-
-
-def status_of(error: BaseException) -> int | None:
-    """Return HailoRT's status of an exception, or None if it carries none."""
-    text = one_line(error)
-    if text.isdecimal():
-        return int(text)
-    if match := _STATUS_IN_TEXT.search(text):
-        return int(match.group(1))
-    return _STATUS_OF_CLASS.get(type(error).__name__)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's text on one line, cut at 300 characters, or its class if it has none."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class HailoErrors:
@@ -158,8 +126,10 @@ class HailoErrors:
                 f"{doing}: HailoRT's service does not answer (status {status}), and sharing the device needs it: "
                 "'sudo systemctl enable --now hailort.service', or run without --share-device"
             )
-        text = f"HailoRT status {status}: {one_line(error)}" if status is not None else f"HailoRT: {one_line(error)}"
-        return BackendError(f"{doing}: {text}: look into hailort.log, or run 'whisper-runtime doctor'")
+        text = one_line(error).rstrip(".")
+        look = "" if "hailort.log" in text else "look into hailort.log, or "  # HailoRT's own texts often say so
+        number = f" status {status}" if status is not None else ""
+        return BackendError(f"{doing}: HailoRT{number}: {text}: {look}run 'whisper-runtime doctor'")
 
     def _in_use(self, doing: str, status: int) -> DeviceInUseError:
         advice = (
@@ -173,10 +143,17 @@ class HailoErrors:
         )
 
     def _hef_error(self, hef: Hef, status: int, device: str | None) -> WhisperError:
-        if status == HEF_NOT_FOR_DEVICE or (status == INVALID_HEF and device and not _runs(hef.architecture, device)):
-            return self._wrong_architecture(hef, device)
         if status == HEF_CORRUPTED:
             return HefError(f"{hef.path}: HailoRT finds it corrupt (status 91): copy or build the bundle again")
+        fits = device is not None and _runs(hef.architecture, device)
+        needed = hailort_major_for_arch(hef.architecture)
+        if fits and parse_version(self._version)[0] != needed:
+            return HefError(
+                f"{hef.path}: compiled for {hef.architecture}, which HailoRT {self._version} cannot run (status "
+                f"{status}), though the device here is {device}: install HailoRT {needed}.x with its driver"
+            )
+        if not fits and (status == HEF_NOT_FOR_DEVICE or (status == INVALID_HEF and device is not None)):
+            return self._wrong_architecture(hef, device)
         made_by = f"DFC {hef.sdk_version}" if hef.sdk_version else "an unknown DFC"
         try:
             fitting = hailort_for_dfc(hef.sdk_version)

@@ -22,7 +22,8 @@ Configuration: the JSON file named by the environment variable FAKE_HAILO, read 
 | `faults` | {point: fault}, see `_fake/config.py` for the points |
 
 A fault: `status` (the native call fails with it), `raise` (text of a RuntimeError), `stall` (true: the job never
-completes), `sleep` (seconds before the call goes on), `at` (only the n-th call counted from when this fault was
+completes), `sleep` (seconds before the call goes on; no other thread of Python runs meanwhile where the native half
+keeps hold of the interpreter, see `_fake/faults.py`), `at` (only the n-th call counted from when this fault was
 configured, by each process; absent: every call). Keys that start with `dfc`, and faults at `ClientRunner.*`, belong
 to the other fake. Any other key is an error.
 """

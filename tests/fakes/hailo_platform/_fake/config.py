@@ -12,7 +12,8 @@ OUTPUTS = (None, "garbage", "nan")
 ARCHITECTURES = ("HAILO8", "HAILO8L", "HAILO10H")
 
 # Where a fault can be set: calls of the public classes, and AsyncInferJob.completion, at which the device reports a
-# frame as failed. A status there reaches only the callback: HailoRT's wait() does not look at it.
+# frame as failed. A status there reaches only the callback: HailoRT's wait() does not look at it. At the end of a
+# model's context nothing can fail, but it may take long.
 POINTS = {
     "HEF.create",
     "Device.scan",
@@ -33,6 +34,7 @@ POINTS = {
     "ConfiguredInferModel.set_scheduler_threshold",
     "ConfiguredInferModel.set_scheduler_priority",
     "ConfiguredInferModel.shutdown",
+    "ConfiguredInferModel.__exit__",
     "Bindings.set_buffer",
     "AsyncInferJob.wait",
     "AsyncInferJob.completion",
@@ -58,6 +60,8 @@ def load() -> dict[str, Any]:
         unknown += [f"faults.{point}.{key}" for key in fault if key not in FAULT_KEYS]
         if "stall" in fault and point not in STALLING:
             unknown.append(f"faults.{point}.stall")
+        if fault.keys() & {"status", "raise"} and point == "ConfiguredInferModel.__exit__":
+            unknown.append(f"faults.{point} that fails")
     if settings.get("output") not in OUTPUTS:
         unknown.append(f"output={settings['output']}")
     if settings.get("device", {}).get("architecture", "HAILO8") not in ARCHITECTURES:

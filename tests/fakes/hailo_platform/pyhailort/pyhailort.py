@@ -248,6 +248,7 @@ class ConfiguredInferModel:
         return self
 
     def __exit__(self, *args: object) -> None:
+        faults.reach("ConfiguredInferModel.__exit__")
         self._configured_infer_model = None
 
     def activate(self) -> None:
