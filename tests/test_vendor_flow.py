@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ("Makefile", "requirements.lock", "patches", "runtime", "toolchain", ".venv", "audio")
 SECONDS = 600
 # Clear speech: the fake compiler and the emulator round differently, which on harder clips changes words.
-CLIPS = ("librivox-0870", "spk1-snt4", "spk1-snt5", "spk2-snt1", "19-198-0001")
+CLIPS = ("spk1-snt4", "spk1-snt5", "spk2-snt1", "19-198-0001")
 
 
 def start(root, environment, *variables):
