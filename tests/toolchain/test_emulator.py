@@ -76,7 +76,8 @@ def test_weights_are_at_most_half_a_step_off(weight, bits, data):
     assert np.abs(integers.astype(int)).max() <= (1 << (bits - 1)) - 1  # symmetric: the lowest value is not used
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     steps = scale.astype(np.float64).reshape(shape)
-    assert (np.abs(integers * steps - weight) <= 0.5001 * steps).all()
+    # float32 itself knows only some 250 places between two of 32767 steps
+    assert (np.abs(integers * steps - weight) <= (0.5001 if bits == 8 else 0.505) * steps).all()
     assert (integers[weight == 0] == 0).all()
 
 
