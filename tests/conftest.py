@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import Checkpoint, load
+from whisper_toolchain.checkpoints.validation import expected_shapes
 from whisper_toolchain.datasets import Dataset, Utterance
 from whisper_toolchain.datasets.registry_sample import fetch_registry_sample
-from whisper_toolchain.shape_plan import ShapePlan
+from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 from whisper_toolchain.stages.bundle import bundle
 from whisper_toolchain.stages.calibrate import calibrate
 from whisper_toolchain.stages.compile import compile_graphs
@@ -51,6 +53,27 @@ def dfc_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     # The fake needs numpy, onnx and onnxruntime, which are already here.
     (packages / "fakes.pth").write_text(f"{FAKES}\n{sysconfig.get_path('purelib')}\n", encoding="utf-8")
     return str(folder / "bin" / "python")
+
+
+@pytest.fixture(scope="session")
+def toy_checkpoint() -> Callable[..., Checkpoint]:
+    """Makes a checkpoint of random weights that a model can be built of, in seconds."""
+
+    def make(dims: Dimensions, seed: int, spread: float = 0.5) -> Checkpoint:
+        random = np.random.default_rng(seed)
+        state = {}
+        for name, shape in expected_shapes(dims).items():
+            values = random.standard_normal(shape)
+            if name.endswith("weight") and ("_ln." in name or ".ln" in name):
+                values = 1 + 0.1 * values
+            elif name.endswith("weight") and "embedding" not in name:
+                values /= np.sqrt(np.prod(shape[1:]))
+            else:
+                values *= spread
+            state[name] = values.astype(np.float32)
+        return Checkpoint("toy", dims, state, {"kind": "random"})
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from whisper_runtime.hailort_status import one_line, status_of
+from whisper_runtime.errors import one_line
+from whisper_runtime.hailort_status import status_of
 
 VENDOR_PACKAGE = "hailo_platform"
 MARK = "whisper-runtime-probe:"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whisper_runtime import device_probe
-from whisper_runtime.errors import WhisperError
+from whisper_runtime.errors import WhisperError, one_line
 from whisper_runtime.hailort_status import (
     DEVICE_IN_USE,
     DRIVER_NOT_INSTALLED,
@@ -29,9 +29,8 @@ from whisper_runtime.hailort_status import (
     OUT_OF_PHYSICAL_DEVICES,
     TIMEOUT,
     driver_of,
-    one_line,
 )
-from whisper_runtime.versions import hailort_for_dfc, hailort_major_for_arch, hef_runs_on, parse_version
+from whisper_runtime.versions import hailort_for_dfc, hailort_major_for_arch, is_known_to_run_on, parse_version
 
 if TYPE_CHECKING:
     from whisper_runtime.bundle import Bundle
@@ -560,7 +559,7 @@ def check_bundle_device(arch: str, devices: Sequence[str]) -> Check:
     """Whether a device that is here runs what was compiled for `arch`."""
     if not devices:
         return Check("bundle-device", PROBLEM, f"for {arch}, and no device answers", "see the line 'device'")
-    known = [device for device in devices if _runs(arch, device)]
+    known = [device for device in devices if is_known_to_run_on(arch, device)]
     here = ", ".join(devices)
     if not known:
         return Check(
@@ -573,13 +572,6 @@ def check_bundle_device(arch: str, devices: Sequence[str]) -> Check:
         slower = f"a bundle for {known[0]} uses more of the chip (make all ARCH={known[0]})"
         return Check("bundle-device", NOTE, f"for {arch}, which runs on {known[0]}", slower)
     return Check("bundle-device", OK, f"for {arch}, which is here")
-
-
-def _runs(arch: str, device: str) -> bool:
-    try:
-        return hef_runs_on(arch, device)
-    except ValueError:
-        return False
 
 
 def check_bundle_hailort(dfc_versions: Sequence[str], hailort: str | None) -> Check:

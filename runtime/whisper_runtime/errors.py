@@ -51,3 +51,8 @@ class WrongArchitectureError(BackendError):
 
 class DeviceTimeoutError(BackendError):
     """The accelerator did not answer in time."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's text on one line, cut at 300 characters, or its class if it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

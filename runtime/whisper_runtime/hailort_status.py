@@ -9,6 +9,7 @@ Needs no package: `whisper_runtime.doctor` imports it where some are missing.
 
 import re
 
+from whisper_runtime.errors import one_line
 from whisper_runtime.versions import parse_version
 
 DRIVERS = ("hailo_pci", "hailo1x_pci")  # kernel modules: of HailoRT 4, of HailoRT 5
@@ -48,11 +49,6 @@ def status_of(error: BaseException) -> int | None:
     if match := _IN_TEXT.search(text):
         return int(match.group(1))
     return _OF_CLASS.get(type(error).__name__)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's text on one line, cut at 300 characters, or its class if it has none."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def driver_of(hailort: str) -> str:

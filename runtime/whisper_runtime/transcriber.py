@@ -5,13 +5,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from whisper_runtime.audio import SAMPLE_RATE, check_samples, load_audio
 from whisper_runtime.backends import Backend, Features, open_backend
 from whisper_runtime.bundle import Bundle
+from whisper_runtime.closing import Closing
 from whisper_runtime.decoding import GreedyDecoder
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import TokenizerError, WhisperError
@@ -38,7 +38,7 @@ class Segment:
     avg_logprob: float
 
 
-class Transcriber:
+class Transcriber(Closing):
     """Transcribes recordings with any backend that keeps the two-graph contract.
 
     One recording at a time: a backend that encodes ahead has buffers for no more. A context manager, which closes
@@ -88,17 +88,6 @@ class Transcriber:
     def close(self) -> None:
         """Give the device back. No more can be transcribed."""
         self._backend.close()
-
-    def __enter__(self) -> "Transcriber":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def prompt(self, language: str | None = None) -> tuple[int, ...]:
         """The sot sequence for a language code (default English) without timestamps.

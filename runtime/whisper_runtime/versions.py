@@ -101,6 +101,11 @@ def hef_runs_on(hef: str, device: str) -> bool:
     return hef in _HEFS_OF_DEVICE[device]
 
 
+def is_known_to_run_on(hef: str, device: str) -> bool:
+    """As `hef_runs_on`, but False for a device that our compilers know nothing of."""
+    return device in _HEFS_OF_DEVICE and hef_runs_on(hef, device)
+
+
 def _oldest_dfc(arch: str) -> tuple[int, int]:
     if arch not in _OLDEST_DFC:
         raise ValueError(f"unknown architecture '{arch}': choose one of {', '.join(_OLDEST_DFC)}")

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT, ArrayWriter
-from whisper_toolchain.checkpoints import Checkpoint
-from whisper_toolchain.checkpoints.validation import expected_shapes
 from whisper_toolchain.compilers import CompileJob
 from whisper_toolchain.compilers.emulator import Emulator, Rows
 from whisper_toolchain.compilers.quantised_graph import (
@@ -212,21 +210,6 @@ def test_signal_to_noise_adds_up():
 # A toy Whisper
 
 
-def toy_checkpoint(seed=11):
-    random = np.random.default_rng(seed)
-    state = {}
-    for name, shape in expected_shapes(DIMS).items():
-        values = random.standard_normal(shape)
-        if name.endswith("weight") and ("_ln." in name or ".ln" in name):
-            values = 1 + 0.1 * values
-        elif name.endswith("weight") and "embedding" not in name:
-            values /= np.sqrt(np.prod(shape[1:]))
-        else:
-            values *= 0.3
-        state[name] = values.astype(np.float32)
-    return Checkpoint("toy", DIMS, state, {"kind": "random"})
-
-
 def encoder_rows(count=8, seed=0):
     random = np.random.default_rng(seed)
     return [{"mel": random.uniform(-1, 1.5, (1, 80, 1, 100)).astype(np.float32)} for _ in range(count)]
@@ -247,9 +230,9 @@ ROWS = {"encoder": encoder_rows, "decoder": decoder_rows}
 
 
 @pytest.fixture(scope="module")
-def export(patched_whisper, tmp_path_factory):
+def export(patched_whisper, toy_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
-    export_graphs(build_model(patched_whisper, toy_checkpoint(), 50), PLAN, folder)
+    export_graphs(build_model(patched_whisper, toy_checkpoint(DIMS, 11, spread=0.3), 50), PLAN, folder)
     return folder
 
 

@@ -5,8 +5,6 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from whisper_runtime.mel import window_mel
-from whisper_toolchain.checkpoints import Checkpoint
-from whisper_toolchain.checkpoints.validation import expected_shapes
 from whisper_toolchain.errors import ExportError
 from whisper_toolchain.export import SNR_TOLERANCE_DB, check_export, export_graphs
 from whisper_toolchain.graph_names import layer_of, rename_graph
@@ -20,29 +18,14 @@ PLAN = ShapePlan("toy", "hailo8", 1, 12, DIMS)
 TOKENS = [5, 17, 99, 102, 0, 41]
 
 
-def toy_checkpoint(dims=DIMS, seed=3):
-    random = np.random.default_rng(seed)
-    state = {}
-    for name, shape in expected_shapes(dims).items():
-        values = random.standard_normal(shape)
-        if name.endswith("weight") and ("_ln." in name or ".ln" in name):
-            values = 1 + 0.1 * values
-        elif name.endswith("weight") and "embedding" not in name:
-            values /= np.sqrt(np.prod(shape[1:]))
-        else:
-            values *= 0.5
-        state[name] = values.astype(np.float32)
-    return Checkpoint("toy", dims, state, {"kind": "random"})
-
-
 def speech(seconds=1):
     time = np.arange(int(seconds * 16000)) / 16000
     return (0.3 * np.sin(2 * np.pi * 300 * time * (1 + time))).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def checkpoint():
-    return toy_checkpoint()
+def checkpoint(toy_checkpoint):
+    return toy_checkpoint(DIMS, 3)
 
 
 @pytest.fixture(scope="module")
@@ -269,10 +252,10 @@ def test_the_decoder_is_causal(folder):
 
 
 @pytest.mark.parametrize(("seconds", "sequence"), [(1, 8), (2, 16)])
-def test_other_windows_and_sequences(patched_whisper, tmp_path, seconds, sequence):
+def test_other_windows_and_sequences(patched_whisper, toy_checkpoint, tmp_path, seconds, sequence):
     dims = Dimensions(80, 100, 16, 2, 1, 41, 16, 16, 2, 1)
     plan = ShapePlan("toy", "hailo8", seconds, sequence, dims)
-    model = build_model(patched_whisper, toy_checkpoint(dims), plan.feature_frames)
+    model = build_model(patched_whisper, toy_checkpoint(dims, 3), plan.feature_frames)
     export_graphs(model, plan, tmp_path)
     assert check_export(model, plan, tmp_path, speech(seconds / 2), [1, 2, 3]).argmax_equal
     features = open_session(tmp_path / "encoder.onnx").run(

@@ -6,7 +6,6 @@ import torch
 from whisper_runtime.audio import load_audio
 from whisper_runtime.mel import window_mel
 from whisper_toolchain.checkpoints import Checkpoint
-from whisper_toolchain.checkpoints.validation import expected_shapes
 from whisper_toolchain.errors import CheckpointError
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import Dimensions
@@ -14,24 +13,9 @@ from whisper_toolchain.shape_plan import Dimensions
 DIMS = Dimensions(80, 1500, 32, 2, 2, 103, 16, 32, 2, 2)
 
 
-def toy_checkpoint(seed=5):
-    random = np.random.default_rng(seed)
-    state = {}
-    for name, shape in expected_shapes(DIMS).items():
-        values = random.standard_normal(shape)
-        if name.endswith("weight") and ("_ln." in name or ".ln" in name):
-            values = 1 + 0.1 * values
-        elif name.endswith("weight") and "embedding" not in name:
-            values /= np.sqrt(np.prod(shape[1:]))
-        else:
-            values *= 0.5
-        state[name] = values.astype(np.float32)
-    return Checkpoint("toy", DIMS, state, {"kind": "random"})
-
-
 @pytest.fixture
-def toy():
-    return toy_checkpoint()
+def toy(toy_checkpoint):
+    return toy_checkpoint(DIMS, 5)
 
 
 def stock_model(stock_whisper, checkpoint, frames):

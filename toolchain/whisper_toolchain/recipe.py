@@ -147,12 +147,7 @@ class GraphRecipe:
 
     def check_layers(self, layers: Iterable[str], where: str) -> None:
         """Raise RecipeError if a pattern names no layer of the graph."""
-        known = set(layers)
-        unknown = [
-            pattern
-            for pattern in (*self.sixteen_bit, *self.emulator.sixteen_bit)
-            if not any(fnmatchcase(layer, pattern) for layer in known)
-        ]
+        unknown = unmatched((*self.sixteen_bit, *self.emulator.sixteen_bit), layers)
         if unknown:
             named = ", ".join(map(repr, unknown))
             raise RecipeError(f"{where}: {named}: names no layer of the graph: correct sixteen_bit in the recipe")
@@ -185,6 +180,12 @@ class Recipe:
 def matches(layer: str, patterns: Iterable[str]) -> bool:
     """Whether a layer's name fits one of the patterns."""
     return any(fnmatchcase(layer, pattern) for pattern in patterns)
+
+
+def unmatched(patterns: Iterable[str], layers: Iterable[str]) -> list[str]:
+    """The patterns that fit none of the layers' names, in their order."""
+    names = set(layers)
+    return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
 
 
 def load_recipe(variant: str, arch: str, path: Path | None = None) -> Recipe:

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,9 @@ import numpy as np
 from whisper_runtime import watchdog
 from whisper_runtime.backends.hailort_errors import HailoErrors, import_hailort
 from whisper_runtime.bundle import Bundle
-from whisper_runtime.errors import BackendError, HefError
-from whisper_runtime.hailort_status import driver_of, one_line
+from whisper_runtime.closing import Closing
+from whisper_runtime.errors import BackendError, HefError, one_line
+from whisper_runtime.hailort_status import driver_of
 from whisper_runtime.hef import Hef, check_outputs, read_hef
 from whisper_runtime.manifest import Manifest
 
@@ -52,7 +52,7 @@ _PART = re.compile(r"(?:^|[./])(?:vocabulary\.|logits_)(\d+)(?:$|/)")
 _log = logging.getLogger(__name__)
 
 
-class HailoRTBackend:
+class HailoRTBackend(Closing):
     """The two graphs of a bundle on a Hailo device, for one thread.
 
     The features of a window can be decoded until the second window after it is encoded: then its buffers are used
@@ -206,17 +206,6 @@ class HailoRTBackend:
                 "HailoRT did not release the device within %g s: it is free once this process has ended",
                 RELEASE_SECONDS,
             )
-
-    def __enter__(self) -> "HailoRTBackend":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _watched(self, doing: str, seconds: float) -> contextlib.AbstractContextManager[None]:
         driver = driver_of(self._version)

@@ -15,6 +15,7 @@ from whisper_runtime.errors import (
     NotInstalledError,
     WhisperError,
     WrongArchitectureError,
+    one_line,
 )
 from whisper_runtime.hailort_status import (
     DEVICE_IN_USE,
@@ -28,12 +29,11 @@ from whisper_runtime.hailort_status import (
     OUT_OF_PHYSICAL_DEVICES,
     SERVICE_UNREACHABLE,
     TIMEOUT,
-    one_line,
     status_of,
 )
 from whisper_runtime.hef import Hef
 from whisper_runtime.manifest import Manifest
-from whisper_runtime.versions import hailort_for_dfc, hailort_major_for_arch, hef_runs_on, parse_version
+from whisper_runtime.versions import hailort_for_dfc, hailort_major_for_arch, is_known_to_run_on, parse_version
 
 
 def import_hailort() -> Any:
@@ -145,7 +145,7 @@ class HailoErrors:
     def _hef_error(self, hef: Hef, status: int, device: str | None) -> WhisperError:
         if status == HEF_CORRUPTED:
             return HefError(f"{hef.path}: HailoRT finds it corrupt (status 91): copy or build the bundle again")
-        fits = device is not None and _runs(hef.architecture, device)
+        fits = device is not None and is_known_to_run_on(hef.architecture, device)
         needed = hailort_major_for_arch(hef.architecture)
         if fits and parse_version(self._version)[0] != needed:
             return HefError(
@@ -183,13 +183,6 @@ class HailoErrors:
             return list(self._hailo_platform.Device.scan())
         except Exception:  # only refines a failure that is reported anyway
             return []
-
-
-def _runs(architecture: str, device: str) -> bool:
-    try:
-        return hef_runs_on(architecture, device)
-    except ValueError:  # a device that our compilers know nothing of
-        return False
 
 
 def _unfit(error: Exception) -> NotInstalledError:

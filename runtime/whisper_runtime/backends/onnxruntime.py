@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from whisper_runtime.bundle import Bundle
-from whisper_runtime.errors import BackendError
+from whisper_runtime.closing import Closing
+from whisper_runtime.errors import BackendError, one_line
 
 ENCODER = "encoder.emulated.onnx"
 DECODER = "decoder.emulated.onnx"
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Closing):
     """The accelerator's two graphs on the CPU: emulated ones from a bundle, or the exported float ones.
 
     Args:
@@ -44,7 +44,7 @@ class OnnxRuntimeBackend:
             try:
                 return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             except Exception as error:  # onnxruntime raises many types, all without a common base
-                raise BackendError(f"{path}: onnxruntime cannot load it: {_line(error)}") from error
+                raise BackendError(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
 
         self._encoder = load(encoder)
         self._decoder = load(decoder)
@@ -88,23 +88,12 @@ class OnnxRuntimeBackend:
         try:
             results: list[np.ndarray] = session.run(outputs, feeds)
         except Exception as error:  # onnxruntime raises many types, all without a common base
-            raise BackendError(f"onnxruntime failed: {_line(error)}") from error
+            raise BackendError(f"onnxruntime failed: {one_line(error)}") from error
         return results
 
     def close(self) -> None:
         """Release the sessions."""
         self._encoder = self._decoder = None
-
-    def __enter__(self) -> "OnnxRuntimeBackend":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _device_shape(session: Any, name: str, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -118,7 +107,3 @@ def _device_shape(session: Any, name: str, axes: tuple[int, ...]) -> tuple[int, 
 def _check(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     if array.dtype != np.float32 or array.shape != shape:
         raise BackendError(f"{name}: {array.dtype} {array.shape}, the graph takes float32 {shape}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -28,6 +28,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from whisper_runtime.errors import HefError
 from whisper_runtime.hef import Hef, check_outputs, read_hef
@@ -222,18 +223,11 @@ class _Arrays:
 
     @property
     def rows(self) -> int:
-        return int(_array_shape(self.inputs[0])[0])
+        return len(np.load(self.inputs[0], mmap_mode="r", allow_pickle=False))
 
     def digests(self) -> dict[str, str]:
         paths = self.inputs if self.lengths is None else (*self.inputs, self.lengths)
         return {path.name: sha256_file(path) for path in paths}
-
-
-def _array_shape(path: Path) -> tuple[int, ...]:
-    import numpy as np
-
-    shape: tuple[int, ...] = np.load(path, mmap_mode="r", allow_pickle=False).shape
-    return shape
 
 
 class _Graph:

@@ -20,7 +20,7 @@ from whisper_toolchain.compilers.quantised_graph import find_layers, quantise, t
 from whisper_toolchain.compilers.ranges import Feeds, collect_histograms
 from whisper_toolchain.graph_names import layer_of
 from whisper_toolchain.ort_session import open_session
-from whisper_toolchain.recipe import GraphRecipe, matches
+from whisper_toolchain.recipe import GraphRecipe, unmatched
 from whisper_toolchain.signal_to_noise import SignalToNoise
 
 
@@ -94,8 +94,7 @@ def _quantise(job: CompileJob, path: Path, recipe: GraphRecipe, rows: Callable[[
             lambda: rows(recipe.emulator.rows),
         )
     layers = find_layers(model)
-    names = {layer.name for layer in layers}
-    unused = [pattern for pattern in recipe.sixteen_bit if not any(matches(name, [pattern]) for name in names)]
+    unused = unmatched(recipe.sixteen_bit, (layer.name for layer in layers))
     if unused:
         job.report(f"emulator: {path.name}: {', '.join(unused)} in float, which is finer than the 16 bits asked for")
     if recipe.emulator.sixteen_bit:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from whisper_toolchain.compilers.vendor_layers import VendorLayer
 from whisper_toolchain.errors import RecipeError
-from whisper_toolchain.recipe import GraphRecipe, matches
+from whisper_toolchain.recipe import GraphRecipe, unmatched
 
 SIXTEEN_BIT = "precision_mode=a16_w16"
 
@@ -58,7 +58,7 @@ def render_model_script(
     if rows < 1:
         raise RecipeError(f"{graph}: the calibration set has no rows")
     ours = [name for names in layers.values() for name in names]
-    unknown = [pattern for pattern in recipe.sixteen_bit if not any(matches(name, [pattern]) for name in ours)]
+    unknown = unmatched(recipe.sixteen_bit, ours)
     if unknown:
         raise RecipeError(
             f"{graph}: {', '.join(map(repr, unknown))}: names no layer of the parsed network: correct sixteen_bit in "

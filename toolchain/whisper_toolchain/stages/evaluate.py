@@ -38,14 +38,17 @@ def evaluate_rungs(
     recordings = [utterance for utterance in speech.utterances() if utterance.text][:limit]
     if not recordings:
         raise DatasetError(f"{speech.name}: no recording has a transcript to compare with")
-    bundle = Transcriber.from_bundle(workspace.bundle(plan))
-    float_graphs = float_transcriber(plan, exported.folder, load(fetched.folder / CHECKPOINT), workspace.whisper)
-    report(f"evaluate: {len(recordings)} recordings of {speech.name}, Whisper's English normaliser")
-    for name, transcriber in (("float graphs", float_graphs), ("bundle", bundle)):
-        result = evaluate(transcriber.text, recordings, workspace.whisper, name)
-        errors = result.errors
-        report(
-            f"evaluate: {name:<12} WER {errors.percent:6.2f} % ({errors.substitutions} substituted, "
-            f"{errors.deletions} deleted, {errors.insertions} inserted, of {errors.words} words), "
-            f"real-time factor {result.real_time_factor:.3f}"
-        )
+    checkpoint = load(fetched.folder / CHECKPOINT)
+    with (
+        Transcriber.from_bundle(workspace.bundle(plan)) as bundle,
+        float_transcriber(plan, exported.folder, checkpoint, workspace.whisper) as float_graphs,
+    ):
+        report(f"evaluate: {len(recordings)} recordings of {speech.name}, Whisper's English normaliser")
+        for name, transcriber in (("float graphs", float_graphs), ("bundle", bundle)):
+            result = evaluate(transcriber.text, recordings, workspace.whisper, name)
+            errors = result.errors
+            report(
+                f"evaluate: {name:<12} WER {errors.percent:6.2f} % ({errors.substitutions} substituted, "
+                f"{errors.deletions} deleted, {errors.insertions} inserted, of {errors.words} words), "
+                f"real-time factor {result.real_time_factor:.3f}"
+            )
