@@ -8,6 +8,7 @@ these is either an error or read to its true end.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from whisper_runtime.closing import Closing
 from whisper_runtime.errors import AudioError
 
 SAMPLE_RATE = 16000
@@ -43,32 +45,90 @@ _UNKNOWN_BYTES = frozenset({0, 0x7FFFF000, 0x7FFFFF00, 0x80000000, 0xFFFFFFFF, 0
 _INTEGER_SCALES = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
 
 
-def load_audio(path: str | os.PathLike[str]) -> NDArray[np.float32]:
-    """Read a WAV, FLAC, Ogg or MP3 file of any sample rate and channel count.
+class AudioFile(Closing):
+    """A WAV, FLAC, Ogg or MP3 file of any sample rate and channel count, read from front to back.
 
-    Returns:
-        (n,) float32, C-contiguous, 16 kHz, the mean of all channels, full scale 1.0 (float files keep
-        values beyond that); n is at least 1.
+    Attributes:
+        duration: seconds, as far as the file says; None if it does not.
 
     Raises:
-        AudioError: the file is missing, unreadable, empty, not audio, truncated, without samples, or holds
-            NaN or infinity. The message is one line and names the file.
+        AudioError: the file is missing, unreadable, empty or not audio. The message is one line and names the file.
     """
-    path = Path(path)
-    name = repr(str(path))
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        path = Path(path)
+        self._name = name = repr(str(path))
+        self.duration: float | None = None
+        with _errors(name):
+            _check_kind(path, name)
+            # Unbuffered, so that libsndfile, which shares the descriptor, finds it where we left it.
+            self._file = path.open("rb", buffering=0)
+        try:
+            with _errors(name):
+                self._sound, self._promised = _open_sound(self._file, name)
+        except BaseException:
+            self._file.close()
+            raise
+        if self._promised:
+            self.duration = self._promised / self._sound.samplerate
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the samples, once, in blocks of a bounded size; some may be empty.
+
+        Yields:
+            (n,) float32, C-contiguous, 16 kHz, the mean of all channels, full scale 1.0 (float files keep values
+            beyond that).
+
+        Raises:
+            AudioError: the file is damaged, truncated, without samples, or holds NaN or infinity. What came before
+                the damage has been yielded.
+        """
+        empty = True
+        with _errors(self._name):
+            for block in _resampled(_mono_blocks(self._sound, self._promised, self._name), self._sound.samplerate):
+                empty = empty and block.size == 0
+                yield block
+        if empty:
+            raise AudioError(f"{self._name}: holds no samples, there is nothing to transcribe")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._sound.close()
+        self._file.close()
+
+
+def load_audio(path: str | os.PathLike[str]) -> NDArray[np.float32]:
+    """Read a whole file, as `AudioFile` does.
+
+    Returns:
+        (n,) float32, C-contiguous, 16 kHz, n at least 1.
+
+    Raises:
+        AudioError: see `AudioFile` and its `blocks`.
+    """
+    with AudioFile(path) as file:
+        # A growing bytearray is moved rather than copied, so the peak stays close to the result's size.
+        collected = bytearray()
+        for block in file.blocks():
+            collected += block.tobytes()
+    return np.frombuffer(collected, dtype=np.float32)
+
+
+@contextlib.contextmanager
+def _errors(name: str) -> Iterator[None]:
+    """Turn what goes wrong with a file inside into an AudioError that names it."""
+    import soundfile
+
     try:
-        _check_kind(path, name)
-        # Unbuffered, so that libsndfile, which shares the descriptor, finds it where we left it.
-        with path.open("rb", buffering=0) as file:
-            samples = _decode(file, name)
+        yield
+    except soundfile.LibsndfileError as error:
+        reason = " ".join(str(error.error_string).split()).rstrip(".")
+        raise AudioError(f"{name}: not audio, damaged or truncated (libsndfile: {reason})") from error
     except FileNotFoundError as error:
         raise AudioError(f"{name}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         reason = error.strerror if isinstance(error, OSError) else None
         raise AudioError(f"{name}: cannot be read: {reason or error}") from error
-    if samples.size == 0:
-        raise AudioError(f"{name}: holds no samples, there is nothing to transcribe")
-    return samples
 
 
 def check_samples(samples: ArrayLike, name: str) -> NDArray[np.float32]:
@@ -119,7 +179,8 @@ def _check_values(values: NDArray[Any], name: str) -> None:
         raise AudioError(f"{name}: holds NaN, infinity or absurdly large values")
 
 
-def _decode(file: io.FileIO, name: str) -> NDArray[np.float32]:
+def _open_sound(file: io.FileIO, name: str) -> tuple[Any, int]:
+    """Open a file for libsndfile; return it with the number of frames it promises, 0 if it promises none."""
     import soundfile
 
     class ForwardFile(soundfile.SoundFile):  # type: ignore[misc,unused-ignore]
@@ -135,25 +196,17 @@ def _decode(file: io.FileIO, name: str) -> NDArray[np.float32]:
     source = _repaired(file, name)
     mp3_states_length = _mp3_states_length(file)
     file.seek(0)
-    try:
-        sound = ForwardFile(source, closefd=False)
-        promised = sound.frames if sound.frames < _UNKNOWN_FRAMES else 0
-        if sound.format == "MP3" and not mp3_states_length:
-            sound.close()
-            file.seek(0)
-            sound = ForwardFile(_EndlessFile(file.fileno(), closefd=False))
-            promised = 0
-        with sound:
-            if sound.samplerate not in _RATES:
-                raise AudioError(f"{name}: the header claims {sound.samplerate} samples a second")
-            # A growing bytearray is moved rather than copied, so the peak stays close to the result's size.
-            collected = bytearray()
-            for block in _resampled(_mono_blocks(sound, promised, name), sound.samplerate):
-                collected += block.tobytes()
-    except soundfile.LibsndfileError as error:
-        reason = " ".join(str(error.error_string).split()).rstrip(".")
-        raise AudioError(f"{name}: not audio, damaged or truncated (libsndfile: {reason})") from error
-    return np.frombuffer(collected, dtype=np.float32)
+    sound = ForwardFile(source, closefd=False)
+    promised = sound.frames if sound.frames < _UNKNOWN_FRAMES else 0
+    if sound.format == "MP3" and not mp3_states_length:
+        sound.close()
+        file.seek(0)
+        sound = ForwardFile(_EndlessFile(file.fileno(), closefd=False))
+        promised = 0
+    if sound.samplerate not in _RATES:
+        sound.close()
+        raise AudioError(f"{name}: the header claims {sound.samplerate} samples a second")
+    return sound, promised
 
 
 def _mono_blocks(sound: Any, promised: int, name: str) -> Iterator[NDArray[np.float32]]:

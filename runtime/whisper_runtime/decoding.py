@@ -1,8 +1,8 @@
-"""Greedy decoding on a decoder graph of a fixed number of slots and no cache.
+"""Greedy decoding of one window, with or without a draft.
 
-The decoder sees every token of the text again at each call. Its slots limit the graph, not the text: the host
-adds the positional embeddings, so once the slots are full it feeds the prompt and the latest tokens at their
-true positions (the decoder is causal and asks for nothing else).
+A decoder graph gives the logits after every token of a text in one call. So a draft, a guess of the whole text, is
+checked in one call: as far as it agrees, nothing more has to be computed. Each token is chosen from the same logits
+by the same rule as without a draft, and so the text is the same.
 """
 
 from collections.abc import Sequence
@@ -10,18 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whisper_runtime.backends import Backend
-from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.loops import loop_length
+from whisper_runtime.text_decoder import TextDecoder
+from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 
-# Where audio ends in mid-word the model often prefers a repetition to the end of text by a small margin.
-# Ending there costs less than it saves (measured: FACTS section 9).
+# Where the sound ends in mid-word, or right at the window's end, the model often prefers a repetition to the end of
+# text by a small margin. Ending there costs less than it saves, but only once there is about as much text as fits
+# into so much sound: earlier it would swallow what follows a pause. Measured, see benchmarks/README.md.
 EOT_MARGIN = 2.0
+TOKENS_PER_SECOND = 2.0
 
-# A phrase that follows itself is a loop. Short ones occur in speech ("no, no, no"), so they need more rounds.
-MAX_LOOP = 40
-LONG_PHRASE = 6
-SHORT_PHRASE_ROUNDS = 4
+# How far behind a wrong guess the draft is searched for where it goes on.
+_REALIGN = 4
 
 
 @dataclass(frozen=True)
@@ -29,105 +30,105 @@ class Decoded:
     """The text of one window.
 
     Attributes:
-        tokens: text tokens, without prompt and end of text.
-        avg_logprob: mean natural log probability of the tokens chosen, end of text included; 0 if none.
-        calls: how often the decoder graph ran.
+        tokens: text and timestamp tokens, without prompt and end of text.
+        avg_logprob: mean natural log probability of the tokens chosen, end of text included.
+        no_speech_prob: how likely the model holds it that nobody speaks, 0 to 1.
+        looped: whether the text went round in circles and was cut there.
     """
 
     tokens: tuple[int, ...]
     avg_logprob: float
-    calls: int
+    no_speech_prob: float
+    looped: bool = False
 
 
 class GreedyDecoder:
-    """Decodes a window's features to tokens.
+    """Decodes windows to tokens.
 
     Args:
-        backend: runs the decoder graph.
-        embedding: the host's embeddings.
-        tokenizer: for the end token and the tokens that Whisper suppresses.
-        sequence: number of slots of the decoder graph.
+        decoder: predicts the next token.
+        tokenizer: the model's tokenizer.
+        limit: tokens a window at most; Whisper's own limit is half of its 448 positions.
     """
 
-    def __init__(self, backend: Backend, embedding: TokenEmbedding, tokenizer: Tokenizer, sequence: int) -> None:
-        self._backend = backend
-        self._embedding = embedding
-        self._sequence = sequence
-        self._eot = tokenizer.eot
-        self._suppressed = np.array(
-            # Timestamps are suppressed as a block: the prompt asks for text without them.
-            sorted({*tokenizer.suppress_tokens, *range(tokenizer.timestamp_begin, tokenizer.n_vocab)})
-        )
-        self._blank = np.array(tokenizer.blank_tokens)
+    def __init__(self, decoder: TextDecoder, tokenizer: Tokenizer, limit: int = 224) -> None:
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._limit = limit
 
-    def decode(self, features: np.ndarray, prompt: Sequence[int]) -> Decoded:
-        """Decode one window until the end of text, a loop, or half the model's context.
+    def decode(self, prompt: Sequence[int], rules: TokenRules, seconds: float, draft: Sequence[int] = ()) -> Decoded:
+        """Decode the window that the decoder was given by `begin`, until the end of text, a loop or the limit.
 
         Args:
-            features: what the backend's `encode` returned.
             prompt: the sot sequence; must leave at least one slot free.
+            rules: what may follow what.
+            seconds: length of the window's sound.
+            draft: a guess of the tokens. The result is the same whatever it is; a good one saves calls.
 
         Raises:
-            BackendError: the decoder graph fails.
+            BackendError: a graph fails.
             ValueError: the prompt fills the slots.
         """
-        if len(prompt) >= self._sequence:
-            raise ValueError(f"a prompt of {len(prompt)} leaves none of the {self._sequence} slots for text")
-        tokens: list[int] = []
+        eot = self._tokenizer.eot
+        sot = prompt.index(self._tokenizer.sot)
+        text: list[int] = []
         logprobs: list[float] = []
-        limit = self._embedding.positions // 2  # Whisper's own sample_len
-        while len(tokens) < limit:
-            ids, positions = fill_slots(prompt, tokens, self._sequence)
-            embedded = self._embedding.embed(ids, positions, self._sequence)
-            logits = self._backend.decode(features, embedded, [len(ids) - 1])[0].astype(np.float64)
-            logits[self._suppressed] = -np.inf
-            if not tokens:
-                logits[self._blank] = -np.inf
-            token = int(logits.argmax())
-            if tokens and logits[self._eot] >= logits[token] - EOT_MARGIN:
-                token = self._eot
-            peak = logits.max()
-            logprobs.append(float(logits[token] - peak - np.log(np.exp(logits - peak).sum())))
-            if token == self._eot:
-                break
-            tokens.append(token)
-            if repeated := loop_length(tokens):
-                del tokens[-repeated:]
-                break
-        average = float(np.mean(logprobs)) if logprobs else 0.0
-        return Decoded(tuple(tokens), average, len(logprobs))
+        no_speech = 0.0
+        guesses = list(draft)
+        while len(text) < self._limit:
+            guesses = guesses[: self._limit - len(text) - 1]
+            checked = guesses[: self._decoder.room(len(prompt), len(text))]
+            last = len(prompt) + len(text) - 1
+            rows = list(range(last, last + len(checked) + 1))
+            at_first = not text
+            if at_first and sot < last:
+                rows.insert(0, sot)
+            logits = self._decoder.logits(prompt, [*text, *checked], rows)
+            if at_first:
+                no_speech = _probability(logits[0], self._tokenizer.no_speech)
+                logits = logits[len(rows) - len(checked) - 1 :]
+            for index, row in enumerate(logits):
+                rules.apply(row, text)
+                token, logprob = self._choose(row, text, seconds)
+                logprobs.append(logprob)
+                if token == eot:
+                    return _decoded(text, logprobs, no_speech)
+                text.append(token)
+                if repeated := loop_length(text):
+                    del text[-repeated:]
+                    return _decoded(text, logprobs, no_speech, looped=True)
+                if index == len(checked) or token != checked[index]:
+                    guesses = _rest(guesses[index:], token)
+                    break
+        return _decoded(text, logprobs, no_speech)
+
+    def _choose(self, logits: np.ndarray, text: Sequence[int], seconds: float) -> tuple[int, float]:
+        """The next token and its log probability."""
+        token = int(logits.argmax())
+        eot = self._tokenizer.eot
+        if text and len(text) >= TOKENS_PER_SECOND * seconds and logits[eot] >= logits[token] - EOT_MARGIN:
+            token = eot
+        return token, float(logits[token] - _log_sum_exp(logits))
 
 
-def fill_slots(prompt: Sequence[int], tokens: Sequence[int], sequence: int) -> tuple[list[int], list[int]]:
-    """Choose the tokens for the decoder's slots, with their true positions.
+def _decoded(text: list[int], logprobs: list[float], no_speech: float, looped: bool = False) -> Decoded:
+    average = float(np.mean(logprobs)) if logprobs else 0.0
+    return Decoded(tuple(text), average, no_speech, looped)
 
-    Returns:
-        Token ids and positions, equally long, at most `sequence`: everything while it fits, else the prompt
-        and the latest tokens.
+
+def _rest(guesses: list[int], token: int) -> list[int]:
+    """What is left of a draft whose first guess should have been `token`.
+
+    It goes on behind `token` if that is near (something was left out), else behind the wrong guess.
     """
-    total = len(prompt) + len(tokens)
-    if total <= sequence:
-        return [*prompt, *tokens], list(range(total))
-    kept = sequence - len(prompt)
-    return (
-        [*prompt, *tokens[-kept:]],
-        [*range(len(prompt)), *range(total - kept, total)],
-    )
+    near = guesses[: 1 + _REALIGN]
+    return guesses[near.index(token) + 1 :] if token in near else guesses[1:]
 
 
-def loop_length(tokens: Sequence[int]) -> int:
-    """Return how many tokens at the end are the repetition of what stands before them; 0 if it is no loop.
+def _probability(logits: np.ndarray, token: int) -> float:
+    return float(np.exp(logits[token] - _log_sum_exp(logits)))
 
-    A phrase of `LONG_PHRASE` tokens or more is a loop at its second round, a shorter one at round
-    `SHORT_PHRASE_ROUNDS`. All rounds but the first count as repetition.
-    """
-    for length in range(1, min(MAX_LOOP, len(tokens) // 2) + 1):
-        rounds = 2 if length >= LONG_PHRASE else SHORT_PHRASE_ROUNDS
-        if len(tokens) < rounds * length:
-            continue
-        phrase = list(tokens[-length:])
-        if all(
-            list(tokens[len(tokens) - (i + 1) * length : len(tokens) - i * length]) == phrase for i in range(1, rounds)
-        ):
-            return (rounds - 1) * length
-    return 0
+
+def _log_sum_exp(logits: np.ndarray) -> float:
+    peak = logits.max()
+    return float(peak + np.log(np.exp(logits - peak).sum()))

@@ -1,151 +1,212 @@
-"""From a recording to text: windows, mel, encoder, decoder."""
+"""From a recording to text."""
 
+import itertools
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from whisper_runtime.audio import SAMPLE_RATE, check_samples, load_audio
+from whisper_runtime.audio import SAMPLE_RATE, AudioFile, check_samples
 from whisper_runtime.backends import Backend, Features, open_backend
 from whisper_runtime.bundle import Bundle
+from whisper_runtime.choose_decoder import choose_decoder
 from whisper_runtime.closing import Closing
-from whisper_runtime.decoding import GreedyDecoder
-from whisper_runtime.embedding import TokenEmbedding
-from whisper_runtime.errors import TokenizerError, WhisperError
-from whisper_runtime.mel import window_mel
+from whisper_runtime.errors import BackendError, TokenizerError, WhisperError
+from whisper_runtime.host_decoder import HostDecoder
+from whisper_runtime.segment import Segment, TranscriptionInfo
+from whisper_runtime.segmenting import segments_of
+from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.text_decoder import TextDecoder
+from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.window_reader import Prompt, WindowReader
 from whisper_runtime.windows import Window, cut_windows
 
+DECODERS = ("device", "host", "auto")
+ENGLISH = "en"
 
-@dataclass(frozen=True)
-class Segment:
-    """The text of one window.
-
-    Attributes:
-        start, end: seconds from the recording's start.
-        text: what was said.
-        tokens: the text's tokens.
-        avg_logprob: mean natural log probability of the tokens.
-    """
-
-    start: float
-    end: float
-    text: str
-    tokens: tuple[int, ...]
-    avg_logprob: float
+_log = logging.getLogger(__name__)
 
 
 class Transcriber(Closing):
-    """Transcribes recordings with any backend that keeps the two-graph contract.
+    """Transcribes recordings with a bundle. A context manager, which gives the device back.
 
-    One recording at a time: a backend that encodes ahead has buffers for no more. A context manager, which closes
-    the backend.
+    One recording at a time: a backend that encodes ahead has buffers for no more.
 
     Args:
-        backend: runs the encoder and the decoder graph; the transcriber's from now on.
-        embedding: the host's embeddings.
+        bundle: the bundle's folder.
+        backend: "hailort" or "onnxruntime"; None for the one that the bundle is for.
+        decoder: "device" for the bundle's decoder on the device, "host" for the one on this machine's CPU, "auto" for
+            the one that is faster here.
+        share_device: let other programs use the accelerator at the same time.
+        threads: threads of the CPU for each graph that runs on it; None for one per core.
+
+    Attributes:
         tokenizer: the model's tokenizer.
-        seconds: window of the encoder graph.
-        sequence: slots of the decoder graph.
+        seconds: the encoder's window.
+        reader: reads single windows.
+        text_decoder: predicts the next token; counts its calls.
+
+    Raises:
+        BundleError: the bundle is damaged or not one.
+        HefError: a compiled graph is damaged or does not fit the bundle or the device.
+        BackendError: it cannot run here.
     """
 
     def __init__(
         self,
-        backend: Backend,
-        embedding: TokenEmbedding,
-        tokenizer: Tokenizer,
-        seconds: int,
-        sequence: int,
+        bundle: str | Path,
+        *,
+        backend: str | None = None,
+        decoder: str = "device",
+        share_device: bool = False,
+        threads: int | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
-        self.seconds = seconds
-        self._backend = backend
-        self._decoder = GreedyDecoder(backend, embedding, tokenizer, sequence)
+        if decoder not in DECODERS:
+            raise BackendError(f"unknown decoder '{decoder}': choose one of {', '.join(DECODERS)}")
+        opened = Bundle.open(bundle)
+        manifest = opened.manifest
+        embedding, tokenizer = opened.embedding(), opened.tokenizer()
+        # Last, so that nothing can fail while the device is held.
+        device = open_backend(opened, backend, share_device, with_decoder=decoder != "host", threads=threads)
+        try:
+            text_decoder: TextDecoder
+            if decoder == "device":
+                text_decoder = SlotDecoder(device, embedding, manifest.sequence)
+            elif decoder == "host":
+                text_decoder = HostDecoder(device, embedding, opened.folder, threads)
+            else:
+                text_decoder = choose_decoder(device, embedding, opened, threads)
+            self._set(device, text_decoder, tokenizer, manifest.seconds)
+        except BaseException:
+            device.close()
+            raise
 
     @classmethod
-    def from_bundle(cls, folder: str | Path, backend: str | None = None, share_device: bool = False) -> "Transcriber":
-        """Verify a bundle and open it.
+    def from_parts(
+        cls, backend: Backend, text_decoder: TextDecoder, tokenizer: Tokenizer, seconds: int
+    ) -> "Transcriber":
+        """Transcribe with graphs that are in no bundle. The backend is the transcriber's from now on.
 
         Args:
-            folder: the bundle's folder.
-            backend: "hailort" or "onnxruntime"; None for the one that the bundle is for.
-            share_device: let other programs use the accelerator at the same time.
-
-        Raises:
-            BundleError: the bundle is damaged or not one.
-            HefError: a compiled graph is damaged or does not fit the bundle or the device.
-            BackendError: it cannot run here.
+            backend: runs the encoder.
+            text_decoder: predicts the next token.
+            tokenizer: the model's tokenizer.
+            seconds: the encoder's window.
         """
-        bundle = Bundle.open(folder)
-        embedding, tokenizer = bundle.embedding(), bundle.tokenizer()
-        # Last, so that nothing can fail while the device is held.
-        opened = open_backend(bundle, backend, share_device)
-        return cls(opened, embedding, tokenizer, bundle.manifest.seconds, bundle.manifest.sequence)
+        transcriber = cls.__new__(cls)
+        transcriber._set(backend, text_decoder, tokenizer, seconds)
+        return transcriber
+
+    def _set(self, backend: Backend, text_decoder: TextDecoder, tokenizer: Tokenizer, seconds: int) -> None:
+        self._backend = backend
+        self.text_decoder = text_decoder
+        self.tokenizer = tokenizer
+        self.seconds = seconds
+        self.reader = WindowReader(backend, text_decoder, tokenizer, seconds)
 
     def close(self) -> None:
         """Give the device back. No more can be transcribed."""
         self._backend.close()
 
-    def prompt(self, language: str | None = None) -> tuple[int, ...]:
-        """The sot sequence for a language code (default English) without timestamps.
+    def prompt(self, language: str | None = None, task: str = "transcribe", timestamps: bool = False) -> Prompt:
+        """How to ask for a text.
+
+        Args:
+            language: code such as "en"; None for English.
+            task: "transcribe", or "translate" into English.
+            timestamps: whether the text is to hold timestamps.
 
         Raises:
-            TokenizerError: the model does not know the language.
+            TokenizerError: the model does not know the language or the task.
         """
-        if language is None:
-            return self.tokenizer.sot_sequence()
-        if not self.tokenizer.multilingual and language != "en":
+        if not self.tokenizer.multilingual and language not in (None, ENGLISH):
             raise TokenizerError(f"language '{language}': an .en model knows only English")
-        if self.tokenizer.multilingual and language not in self.tokenizer.languages:
+        if language is not None and language not in self.tokenizer.languages:
             raise TokenizerError(f"unknown language '{language}': use a code such as en, de or fr")
-        return self.tokenizer.sot_sequence(language)
+        tokens = self.tokenizer.sot_sequence(language or ENGLISH, task, timestamps)
+        return Prompt(tokens, TokenRules(self.tokenizer, timestamps))
 
-    def transcribe(self, audio: str | os.PathLike[str] | np.ndarray, language: str | None = None) -> Iterator[Segment]:
-        """Yield the text window by window, as it is decoded.
+    def transcribe(
+        self,
+        audio: str | os.PathLike[str] | np.ndarray,
+        *,
+        language: str | None = None,
+        task: str = "transcribe",
+        timestamps: bool = False,
+    ) -> tuple[Iterator[Segment], TranscriptionInfo]:
+        """Transcribe a recording of any length, in bounded memory.
 
         Where the backend can, the next window is encoded while one is decoded. What was said before a window that
-        fails is yielded first.
+        fails, or before the place where a file is damaged, is yielded first.
 
         Args:
             audio: a file, or mono samples at 16 kHz (float in +-1, or int16).
-            language: code such as "en"; None for English.
+            language: code such as "en"; None to detect it in the first window (.en models: English).
+            task: "transcribe", or "translate" into English.
+            timestamps: decode by Whisper's rules for timestamps: a segment for each phrase, not one for each window.
+
+        Returns:
+            The segments, made as they are asked for, and what is known of the recording before.
 
         Raises:
             AudioError: the recording cannot be used.
-            TokenizerError: the model does not know the language.
+            TokenizerError: the model does not know the language or the task.
             BackendError: the device fails.
         """
-        prompt = self.prompt(language)
-        samples = check_samples(audio, "audio") if isinstance(audio, np.ndarray) else load_audio(audio)
+        self.prompt(language, task, timestamps)  # before anything is read
+        if isinstance(audio, np.ndarray):
+            samples = check_samples(audio, "audio")
+            duration: float | None = len(samples) / SAMPLE_RATE
+            blocks: Iterator[np.ndarray] = iter([samples])
+        else:
+            file = AudioFile(audio)
+            duration = file.duration
+            blocks = _closing(file)
+        windows = cut_windows(blocks, self.seconds)
+        probability = 1.0
+        if language is None and self.tokenizer.multilingual:
+            language, probability, windows = self._detect(windows)
+        info = TranscriptionInfo(language or ENGLISH, probability, task, duration)
+        return self._segments(windows, self.prompt(language, task, timestamps)), info
+
+    def text(self, audio: str | os.PathLike[str] | np.ndarray, *, language: str | None = None) -> str:
+        """Return the whole text of a recording, segments joined by spaces. Raises as `transcribe`."""
+        segments, _ = self.transcribe(audio, language=language)
+        return " ".join(segment.text for segment in segments)
+
+    def _detect(self, windows: Iterator[Window]) -> tuple[str, float, Iterator[Window]]:
+        """Language of the first window and its probability, and all windows."""
+        first = next(windows, None)
+        if first is None:
+            return ENGLISH, 0.0, iter(())
+        language, probability = self.reader.detect_language(self.reader.encode(first))
+        _log.info("language: %s (probability %.2f)", language, probability)
+        return language, probability, itertools.chain([first], windows)
+
+    def _segments(self, windows: Iterator[Window], prompt: Prompt) -> Iterator[Segment]:
         ahead: deque[tuple[Window, Features]] = deque()
         failure = None
-        for window in cut_windows(samples, self.seconds):
-            mel = window_mel(window.samples, self.seconds)
+        while True:
             try:
-                ahead.append((window, self._backend.encode(np.ascontiguousarray(mel.T[None]))))
+                window = next(windows, None)
+                if window is None:
+                    break
+                ahead.append((window, self.reader.encode(window)))
             except WhisperError as error:
                 failure = error
                 break
-            if len(ahead) > self._backend.lookahead:
-                yield self._decode(*ahead.popleft(), prompt)
+            if len(ahead) > self.reader.lookahead:
+                yield from segments_of(self.reader.read(*ahead.popleft(), prompt), self.tokenizer)
         while ahead:
-            yield self._decode(*ahead.popleft(), prompt)
+            yield from segments_of(self.reader.read(*ahead.popleft(), prompt), self.tokenizer)
         if failure is not None:
             raise failure
 
-    def _decode(self, window: Window, features: Features, prompt: tuple[int, ...]) -> Segment:
-        decoded = self._decoder.decode(features, prompt)
-        return Segment(
-            start=window.start / SAMPLE_RATE,
-            end=(window.start + len(window.samples)) / SAMPLE_RATE,
-            text=self.tokenizer.decode(decoded.tokens).strip(),
-            tokens=decoded.tokens,
-            avg_logprob=decoded.avg_logprob,
-        )
 
-    def text(self, audio: str | os.PathLike[str] | np.ndarray, language: str | None = None) -> str:
-        """Return the whole text of a recording, windows joined by spaces. Raises as `transcribe`."""
-        return " ".join(filter(None, (segment.text for segment in self.transcribe(audio, language))))
+def _closing(file: AudioFile) -> Iterator[np.ndarray]:
+    with file:
+        yield from file.blocks()

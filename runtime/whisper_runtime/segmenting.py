@@ -1,0 +1,49 @@
+"""Makes segments of what was read in a window."""
+
+from collections.abc import Iterator, Sequence
+
+from whisper_runtime.audio import SAMPLE_RATE
+from whisper_runtime.segment import Segment
+from whisper_runtime.token_rules import SECONDS_PER_TIMESTAMP
+from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.window_reader import Reading
+
+# A text that the model itself does not believe in, where it hears no speech: as in openai-whisper.
+_NO_SPEECH_PROB = 0.6
+_NO_SPEECH_LOGPROB = -1.0
+
+
+def segments_of(reading: Reading, tokenizer: Tokenizer) -> Iterator[Segment]:
+    """Yield the segments of a window: one, or one for each pair of timestamps; none if nobody speaks in it.
+
+    Times are seconds from the recording's start; they never go back and never leave the window.
+    """
+    decoded, window = reading.decoded, reading.window
+    if decoded.no_speech_prob > _NO_SPEECH_PROB and decoded.avg_logprob < _NO_SPEECH_LOGPROB:
+        return
+    start = window.start / SAMPLE_RATE
+    latest = start
+    for begin, end, tokens in _phrases(decoded.tokens, tokenizer.timestamp_begin, window.seconds + reading.shift):
+        text = tokenizer.decode(tokens).strip()
+        first = max(latest, start + begin - reading.shift)
+        latest = max(first, min(start + end - reading.shift, start + window.seconds))
+        if text:
+            yield Segment(first, latest, text, tokens, decoded.avg_logprob, decoded.no_speech_prob)
+
+
+def _phrases(
+    tokens: Sequence[int], timestamp_begin: int, seconds: float
+) -> Iterator[tuple[float, float, tuple[int, ...]]]:
+    """Split tokens at their timestamps; yields begin, end (seconds in the window) and text tokens of each phrase."""
+    begin, text = 0.0, list[int]()
+    for token in tokens:
+        if token < timestamp_begin:
+            text.append(token)
+            continue
+        time = (token - timestamp_begin) * SECONDS_PER_TIMESTAMP
+        if text:
+            yield begin, time, tuple(text)
+            text = []
+        begin = time
+    if text:
+        yield begin, seconds, tuple(text)

@@ -1,0 +1,82 @@
+"""The accelerator's decoder: a graph of a fixed number of slots and no cache, which sees the whole text at each call.
+
+The slots limit the graph, not the text. The host adds the positional embeddings, so once the slots are full it feeds
+the prompt and the latest tokens at their true positions; the decoder is causal and asks for nothing else.
+
+Tokens leave the slots in blocks, not one by one. So what a row sees depends on its position alone, and the rows of
+guessed tokens, checked together in one call, are bit for bit those of one call each.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from whisper_runtime.backends import Backend, Features
+from whisper_runtime.embedding import TokenEmbedding
+
+# Share of the text's slots that is freed at once: the row after it still sees three quarters of them.
+_BLOCKS = 4
+
+
+class SlotDecoder:
+    """Runs a backend's decoder graph.
+
+    Args:
+        backend: runs the graph.
+        embedding: the host's embeddings.
+        sequence: slots of the graph.
+    """
+
+    name = "device"
+
+    def __init__(self, backend: Backend, embedding: TokenEmbedding, sequence: int) -> None:
+        self.calls = 0
+        self._backend = backend
+        self._embedding = embedding
+        self._sequence = sequence
+        self._features: Features = None
+
+    def begin(self, features: Features) -> None:
+        """Start a window; see `TextDecoder`."""
+        self._features = features
+
+    def room(self, prompt: int, text: int) -> int:
+        """How many guesses fit before tokens have to leave the slots. Raises ValueError if the prompt fills them."""
+        return prompt + dropped(prompt, text, self._sequence) + self._slots_for_text(prompt) - prompt - text
+
+    def logits(self, prompt: Sequence[int], text: Sequence[int], rows: Sequence[int]) -> np.ndarray:
+        """Logits after the tokens at `rows`; see `TextDecoder`."""
+        gone = dropped(len(prompt), len(text), self._sequence)
+        ids = [*prompt, *text[gone:]]
+        positions = [*range(len(prompt)), *range(len(prompt) + gone, len(prompt) + len(text))]
+        slots = [row if row < len(prompt) else row - gone for row in rows]
+        if any(slot < len(prompt) <= row for slot, row in zip(slots, rows, strict=True)):
+            raise ValueError(f"rows {list(rows)}: the first {gone} tokens of the text have left the slots")
+        self.calls += 1
+        embedded = self._embedding.embed(ids, positions, self._sequence)
+        return self._backend.decode(self._features, embedded, slots)
+
+    def _slots_for_text(self, prompt: int) -> int:
+        return slots_for_text(prompt, self._sequence)
+
+
+def slots_for_text(prompt: int, sequence: int) -> int:
+    """Slots that a prompt leaves for text. Raises ValueError if there are none."""
+    if prompt >= sequence:
+        raise ValueError(f"a prompt of {prompt} leaves none of the {sequence} slots for text")
+    return sequence - prompt
+
+
+def dropped(prompt: int, text: int, sequence: int) -> int:
+    """How many of a text's first tokens have left the slots: a multiple of a block that depends on the lengths alone.
+
+    Args:
+        prompt, text: numbers of tokens.
+        sequence: number of slots.
+
+    Raises:
+        ValueError: the prompt leaves no slot for text.
+    """
+    slots = slots_for_text(prompt, sequence)
+    block = max(1, slots // _BLOCKS)
+    return max(0, -(-(text - slots) // block)) * block

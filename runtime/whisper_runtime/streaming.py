@@ -1,0 +1,148 @@
+"""Transcribes sound while it comes in.
+
+The windows are those of a file, and so is the text that is committed: it is final, and the same as if the recording
+had been transcribed as a whole. While a window grows, what is in it so far is decoded again and again, as partial
+text that may still change. The partial text before is the draft of the next one, so that only what is new has to be
+decoded token by token.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from whisper_runtime.audio import SAMPLE_RATE, check_samples
+from whisper_runtime.segment import Segment
+from whisper_runtime.segmenting import segments_of
+from whisper_runtime.transcriber import ENGLISH, Transcriber
+from whisper_runtime.window_reader import Prompt, Reading
+from whisper_runtime.windows import Window, WindowCutter
+
+HOP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class StreamUpdate:
+    """What is new.
+
+    Attributes:
+        committed: segments that are final, in order; each is given once.
+        partial: text of what came in after them; the next update replaces it.
+        heard: seconds of sound that came in so far.
+        latency: seconds from when the sound of this update was there until its text was.
+        calls: decoder calls that it took.
+    """
+
+    committed: tuple[Segment, ...]
+    partial: str
+    heard: float
+    latency: float
+    calls: int
+
+
+class StreamTranscriber:
+    """Transcribes one stream of sound.
+
+    Args:
+        transcriber: has the model; for this stream alone, as long as it lasts.
+        language: code such as "en"; None to detect it (.en models: English). A detected language is settled by the
+            first window.
+        task: "transcribe", or "translate" into English.
+        timestamps: decode by Whisper's rules for timestamps.
+        hop: seconds of new sound after which there is a new partial text.
+
+    Raises:
+        TokenizerError: the model does not know the language or the task.
+        ValueError: the hop is not positive.
+    """
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        *,
+        language: str | None = None,
+        task: str = "transcribe",
+        timestamps: bool = False,
+        hop: float = HOP_SECONDS,
+    ) -> None:
+        if not hop > 0:
+            raise ValueError(f"a hop of {hop} s: it must be more than 0")
+        self._transcriber = transcriber
+        self._options = (task, timestamps)
+        self._prompt: Prompt | None = None
+        prompt = transcriber.prompt(language, task, timestamps)
+        if language is not None or not transcriber.tokenizer.multilingual:
+            self._prompt = prompt
+        self._cutter = WindowCutter(transcriber.seconds)
+        self._hop = round(hop * SAMPLE_RATE)
+        self._heard = 0
+        self._decoded_at = 0
+        self._draft: tuple[int, ...] = ()
+        self._partial = ""
+
+    def push(self, samples: np.ndarray) -> Iterator[StreamUpdate]:
+        """Take the next samples and yield what is new: the text of windows that are complete, then partial text.
+
+        If more than a hop has come in at once, because decoding does not keep up, there is one partial text for all
+        of it. What is committed does not depend on that.
+
+        Args:
+            samples: (n,) at 16 kHz, of any length: float in +-1, or int16.
+
+        Raises:
+            AudioError: NaN, infinity, or not mono samples.
+            BackendError: the device fails.
+        """
+        if not np.size(samples):
+            return
+        checked = check_samples(samples, "stream")
+        arrived = time.perf_counter()
+        self._heard += len(checked)
+        for window in self._cutter.push(checked):
+            yield self._commit(window, arrived)
+        if self._heard - self._decoded_at >= self._hop:
+            self._decoded_at = self._heard - self._heard % self._hop
+            yield self._guess(arrived)
+
+    def finish(self) -> Iterator[StreamUpdate]:
+        """Yield the text of what is left at the end of the stream. Raises BackendError."""
+        arrived = time.perf_counter()
+        for window in self._cutter.finish():
+            yield self._commit(window, arrived)
+
+    def _commit(self, window: Window, arrived: float) -> StreamUpdate:
+        calls = self._transcriber.text_decoder.calls
+        reader = self._transcriber.reader
+        features = reader.encode(window)
+        if self._prompt is None:
+            self._prompt = self._transcriber.prompt(reader.detect_language(features)[0], *self._options)
+        reading = reader.read(window, features, self._prompt, self._draft)
+        segments = tuple(segments_of(reading, self._transcriber.tokenizer))
+        # What was read behind the cut is the guess for the next window.
+        self._draft = self._draft[len(reading.decoded.tokens) :]
+        self._partial = ""
+        return self._update(segments, arrived, calls)
+
+    def _guess(self, arrived: float) -> StreamUpdate:
+        calls = self._transcriber.text_decoder.calls
+        window = self._cutter.pending
+        if self._cutter.has_sound:
+            reader = self._transcriber.reader
+            features = reader.encode(window)
+            prompt = self._prompt
+            if prompt is None:
+                prompt = self._transcriber.prompt(reader.detect_language(features)[0], *self._options)
+            reading = reader.glance(window, features, prompt, self._draft)
+            self._draft = reading.decoded.tokens
+            self._partial = " ".join(segment.text for segment in segments_of(reading, self._transcriber.tokenizer))
+        return self._update((), arrived, calls)
+
+    def _update(self, committed: tuple[Segment, ...], arrived: float, calls: int) -> StreamUpdate:
+        return StreamUpdate(
+            committed,
+            self._partial,
+            self._heard / SAMPLE_RATE,
+            time.perf_counter() - arrived,
+            self._transcriber.text_decoder.calls - calls,
+        )

@@ -1,0 +1,120 @@
+"""Reads one window: encodes and decodes it, and looks a second time where the text is doubtful."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from whisper_runtime.audio import SAMPLE_RATE
+from whisper_runtime.backends import Backend, Features
+from whisper_runtime.decoding import Decoded, GreedyDecoder
+from whisper_runtime.mel import window_mel
+from whisper_runtime.text_decoder import TextDecoder
+from whisper_runtime.token_rules import TokenRules
+from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.windows import Window
+
+# Where the model is in doubt it is shown the same sound again, a little later in the window: that is another picture
+# to the encoder, and of both texts the one that the model finds likelier is taken. It costs an encoding and, with the
+# first text as its draft, a few decoder calls. Measured, see benchmarks/README.md.
+DOUBTFUL_LOGPROB = -0.25
+SHIFT_SECONDS = 0.2
+
+# Text that compresses this well repeats itself. As in openai-whisper.
+_MOST_COMPRESSION = 2.4
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a text is asked for with: the sot sequence, and the rules that go with it.
+
+    Attributes:
+        tokens: the sot sequence.
+        rules: which tokens may follow.
+    """
+
+    tokens: tuple[int, ...]
+    rules: TokenRules
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read in a window.
+
+    Attributes:
+        window: the sound.
+        decoded: the text.
+        shift: seconds of silence before the sound when it was decoded; its timestamps are that much late.
+    """
+
+    window: Window
+    decoded: Decoded
+    shift: float = 0.0
+
+
+class WindowReader:
+    """Turns windows into tokens.
+
+    Args:
+        backend: runs the encoder.
+        decoder: predicts the next token.
+        tokenizer: the model's tokenizer.
+        seconds: the encoder's window.
+    """
+
+    def __init__(self, backend: Backend, decoder: TextDecoder, tokenizer: Tokenizer, seconds: int) -> None:
+        self._backend = backend
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._seconds = seconds
+        self._greedy = GreedyDecoder(decoder, tokenizer)
+
+    @property
+    def lookahead(self) -> int:
+        """How many windows may be encoded ahead of the one that is read."""
+        return self._backend.lookahead
+
+    def encode(self, window: Window, shift: float = 0.0) -> Features:
+        """Start encoding a window behind `shift` seconds of silence, as far as there is room. Raises BackendError."""
+        room = self._seconds * SAMPLE_RATE - len(window.samples)
+        silence = np.zeros(min(room, round(shift * SAMPLE_RATE)), np.float32)
+        mel = window_mel(np.concatenate((silence, window.samples)), self._seconds)
+        return self._backend.encode(np.ascontiguousarray(mel.T[None]))
+
+    def detect_language(self, features: Features) -> tuple[str, float]:
+        """The most likely of the languages that a multilingual model knows, and its probability among them.
+
+        Raises:
+            BackendError: a graph fails.
+        """
+        self._decoder.begin(features)
+        logits = self._decoder.logits([self._tokenizer.sot], [], [0])[0]
+        languages = self._tokenizer.languages
+        logits = logits[[self._tokenizer.language_token(code) for code in languages]]
+        odds = np.exp(logits - logits.max())
+        best = int(odds.argmax())
+        return languages[best], float(odds[best] / odds.sum())
+
+    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
+        """Decode an encoded window once. The draft, a guess of its tokens, only saves calls. Raises BackendError."""
+        self._decoder.begin(features)
+        return Reading(window, self._greedy.decode(prompt.tokens, prompt.rules, window.seconds, draft))
+
+    def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
+        """Decode an encoded window, and once more where that is doubtful. Raises BackendError."""
+        first = self.glance(window, features, prompt, draft)
+        if self._is_sure(first.decoded):
+            return first
+        shifted = self.encode(window, SHIFT_SECONDS)
+        second = self.glance(window, shifted, prompt, first.decoded.tokens)
+        room = self._seconds - window.seconds
+        second = Reading(window, second.decoded, min(SHIFT_SECONDS, room))
+        return max(first, second, key=lambda reading: (not self._repeats(reading.decoded), reading.decoded.avg_logprob))
+
+    def _is_sure(self, decoded: Decoded) -> bool:
+        return decoded.avg_logprob >= DOUBTFUL_LOGPROB and not self._repeats(decoded)
+
+    def _repeats(self, decoded: Decoded) -> bool:
+        text = self._tokenizer.decode(decoded.tokens).encode()
+        return decoded.looped or len(text) > _MOST_COMPRESSION * len(zlib.compress(text))
