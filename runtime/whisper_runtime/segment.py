@@ -1,0 +1,40 @@
+"""What a transcription is made of: segments of text, and what is known of the whole recording."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a recording and what is said in it.
+
+    Attributes:
+        start, end: seconds from the recording's start.
+        text: what was said, without white space around it.
+        tokens: the text's tokens.
+        avg_logprob: mean natural log probability of the window's tokens.
+        no_speech_prob: how probable the model thinks it that nobody speaks in the window, 0 to 1.
+    """
+
+    start: float
+    end: float
+    text: str
+    tokens: tuple[int, ...]
+    avg_logprob: float
+    no_speech_prob: float
+
+
+@dataclass(frozen=True)
+class TranscriptionInfo:
+    """What is known of a recording before its text.
+
+    Attributes:
+        language: code such as "en".
+        language_probability: of a detected language, 0 to 1; 1.0 if it was given.
+        task: "transcribe" or "translate".
+        duration: seconds; None if the file does not say.
+    """
+
+    language: str
+    language_probability: float
+    task: str
+    duration: float | None
