@@ -42,13 +42,12 @@ class SlotDecoder:
 
     def room(self, prompt: int, text: int) -> int:
         """How many guesses fit before tokens have to leave the slots. Raises ValueError if the prompt fills them."""
-        return prompt + dropped(prompt, text, self._sequence) + self._slots_for_text(prompt) - prompt - text
+        return slots_for_text(prompt, self._sequence) + dropped(prompt, text, self._sequence) - text
 
     def logits(self, prompt: Sequence[int], text: Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """Logits after the tokens at `rows`; see `TextDecoder`."""
         gone = dropped(len(prompt), len(text), self._sequence)
-        ids = [*prompt, *text[gone:]]
-        positions = [*range(len(prompt)), *range(len(prompt) + gone, len(prompt) + len(text))]
+        ids, positions = fill_slots(prompt, text, self._sequence)
         slots = [row if row < len(prompt) else row - gone for row in rows]
         if any(slot < len(prompt) <= row for slot, row in zip(slots, rows, strict=True)):
             raise ValueError(f"rows {list(rows)}: the first {gone} tokens of the text have left the slots")
@@ -56,8 +55,20 @@ class SlotDecoder:
         embedded = self._embedding.embed(ids, positions, self._sequence)
         return self._backend.decode(self._features, embedded, slots)
 
-    def _slots_for_text(self, prompt: int) -> int:
-        return slots_for_text(prompt, self._sequence)
+
+def fill_slots(prompt: Sequence[int], text: Sequence[int], sequence: int) -> tuple[list[int], list[int]]:
+    """Choose the tokens for the slots, with their true positions.
+
+    Returns:
+        Token ids and positions, equally long, at most `sequence`: everything while it fits, else the prompt and the
+        latest tokens.
+
+    Raises:
+        ValueError: the prompt leaves no slot for text.
+    """
+    gone = dropped(len(prompt), len(text), sequence)
+    positions = [*range(len(prompt)), *range(len(prompt) + gone, len(prompt) + len(text))]
+    return [*prompt, *text[gone:]], positions
 
 
 def slots_for_text(prompt: int, sequence: int) -> int:

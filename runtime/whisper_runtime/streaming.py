@@ -7,7 +7,7 @@ decoded token by token.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ import numpy as np
 from whisper_runtime.audio import SAMPLE_RATE, check_samples
 from whisper_runtime.segment import Segment
 from whisper_runtime.segmenting import segments_of
-from whisper_runtime.transcriber import ENGLISH, Transcriber
-from whisper_runtime.window_reader import Prompt, Reading
+from whisper_runtime.transcriber import Transcriber
+from whisper_runtime.window_reader import Prompt
 from whisper_runtime.windows import Window, WindowCutter
 
 HOP_SECONDS = 1.0

@@ -18,11 +18,13 @@ from types import TracebackType
 
 import numpy as np
 from tqdm import tqdm
-from whisper_runtime.audio import load_audio
+from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends import Backend
-from whisper_runtime.decoding import GreedyDecoder, fill_slots
+from whisper_runtime.decoding import GreedyDecoder
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.mel import window_mel
+from whisper_runtime.slot_decoder import SlotDecoder, fill_slots
+from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.windows import cut_windows
 
@@ -88,7 +90,7 @@ def plan_windows(utterances: Sequence[Utterance], seconds: int, limit: int) -> l
     for utterance in utterances:
         if len(planned) >= limit:
             break
-        for window in cut_windows(load_audio(utterance.path), seconds):
+        for window in cut_windows([load_audio(utterance.path)], seconds):
             planned.append(PlannedWindow(utterance, window.start, len(window.samples)))
     return planned[:limit]
 
@@ -156,8 +158,9 @@ def record(
         BackendError: a graph fails.
     """
     count, state = len(windows), plan.state
-    decoder = GreedyDecoder(backend, embedding, tokenizer, plan.sequence)
-    prompt = tokenizer.sot_sequence()
+    slots = SlotDecoder(backend, embedding, plan.sequence)
+    decoder = GreedyDecoder(slots, tokenizer)
+    prompt, rules = tokenizer.sot_sequence(), TokenRules(tokenizer)
     samples: np.ndarray = np.zeros(0, np.float32)
     loaded = ""
     with (
@@ -171,7 +174,8 @@ def record(
                 samples, loaded = load_audio(window.utterance.path), window.utterance.id
             mel = window_mel(samples[window.start : window.start + window.length], plan.seconds).T[None]
             encoded = backend.encode(np.ascontiguousarray(mel))
-            tokens = decoder.decode(encoded, prompt).tokens
+            slots.begin(encoded)
+            tokens = decoder.decode(prompt, rules, window.length / SAMPLE_RATE).tokens
             ids, positions = fill_slots(prompt, tokens, plan.sequence)
             mels.append(mel)
             features.append(encoded)

@@ -24,7 +24,18 @@ _CODE = (
     "whisper_toolchain.calibration",
     *(
         f"whisper_runtime.{name}"
-        for name in ("audio", "backends.onnxruntime", "decoding", "embedding", "mel", "tokenizer", "windows")
+        for name in (
+            "audio",
+            "backends.onnxruntime",
+            "decoding",
+            "embedding",
+            "loops",
+            "mel",
+            "slot_decoder",
+            "token_rules",
+            "tokenizer",
+            "windows",
+        )
     ),
 )
 

@@ -9,7 +9,22 @@ from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, code_digest, run_stage
 from whisper_toolchain.workspace import Workspace
 
-_CODE = ("whisper_runtime.decoding", "whisper_runtime.transcriber", "whisper_toolchain.word_errors")
+_CODE = (
+    *(
+        f"whisper_runtime.{name}"
+        for name in (
+            "decoding",
+            "loops",
+            "segmenting",
+            "slot_decoder",
+            "token_rules",
+            "transcriber",
+            "window_reader",
+            "windows",
+        )
+    ),
+    "whisper_toolchain.word_errors",
+)
 
 
 def demo(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, report: Report) -> Stage | None:
@@ -52,7 +67,7 @@ def demo(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, report:
 
         from whisper_toolchain.word_errors import count_word_errors
 
-        with Transcriber.from_bundle(workspace.bundle(plan)) as transcriber:
+        with Transcriber(workspace.bundle(plan)) as transcriber:
             text = transcriber.text(recording.path)
         results: dict[str, Any] = {"recording": recording.id, "text": text, "reference": recording.text}
         if recording.text is not None:

@@ -40,7 +40,7 @@ def evaluate_rungs(
         raise DatasetError(f"{speech.name}: no recording has a transcript to compare with")
     checkpoint = load(fetched.folder / CHECKPOINT)
     with (
-        Transcriber.from_bundle(workspace.bundle(plan)) as bundle,
+        Transcriber(workspace.bundle(plan)) as bundle,
         float_transcriber(plan, exported.folder, checkpoint, workspace.whisper) as float_graphs,
     ):
         report(f"evaluate: {len(recordings)} recordings of {speech.name}, Whisper's English normaliser")
