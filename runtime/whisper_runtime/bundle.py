@@ -1,6 +1,5 @@
 """A bundle on disk: one folder with a manifest, verified before anything in it is used."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BundleError
 from whisper_runtime.manifest import Manifest
 from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.verified_files import VerifiedFiles, has_digest
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,40 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Bundle":
+    def open(cls, folder: str | Path, *, remember: bool = False) -> "Bundle":
         """Read and verify a bundle: every file is there with its size and sha256, and nothing else is.
 
         Args:
             folder: the bundle's folder, or a link to it such as `artifacts/<name>/latest`.
+            remember: do not hash files again that are unchanged since they were found to be right; see
+                `VerifiedFiles`. For a quick start; without it every file is read through.
 
         Raises:
             BundleError: no bundle there, a file missing, changed or too many, or an unreadable manifest.
         """
         bundle = cls.open_unverified(folder)
-        for name, entry in bundle.manifest.files.items():
-            path = bundle.folder / name
-            try:
+        entries = {bundle.folder / name: entry for name, entry in bundle.manifest.files.items()}
+        verified = VerifiedFiles() if remember else None
+        matches = verified.matches if verified else has_digest
+        changed = "changed since the bundle was built (digest differs): build or copy the bundle again"
+        path = bundle.folder
+        try:
+            # What is seen at a glance comes first: a copy that was cut short shall not be hashed for nothing.
+            for path, entry in entries.items():
                 if path.is_symlink() or not path.is_file():
                     raise BundleError(f"{path}: missing from the bundle: build or copy the bundle again")
-                if path.stat().st_size != entry.size or _sha256(path) != entry.sha256:
-                    raise BundleError(
-                        f"{path}: changed since the bundle was built (digest differs): build or copy the bundle again"
-                    )
-            except OSError as error:
-                raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from error
-        known = {*bundle.manifest.files, manifest_format.FILENAME}
-        for path in sorted(bundle.folder.iterdir()):
-            if path.name not in known:
-                raise BundleError(f"{path}: does not belong to the bundle: remove it")
+                if path.stat().st_size != entry.size:
+                    raise BundleError(f"{path}: {changed}")
+            for path in sorted(bundle.folder.iterdir()):
+                if path not in entries and path.name != manifest_format.FILENAME:
+                    raise BundleError(f"{path}: does not belong to the bundle: remove it")
+            for path, entry in entries.items():
+                if not matches(path, entry.sha256):
+                    raise BundleError(f"{path}: {changed}")
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if verified:
+            verified.save()
         return bundle
 
     @classmethod
@@ -100,20 +109,12 @@ class Bundle:
             self._array("positional_embedding.npy", (dims["n_text_ctx"], state)),
         )
 
-    def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _array(self, name: str, shape: tuple[int, int]) -> np.ndarray:
         path = self.folder / name
         try:
             array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise BundleError(f"{path}: not a readable array: {error}") from error
-        if array.shape != shape or array.dtype != np.float32:
-            raise BundleError(f"{path}: {array.dtype} {array.shape}, expected float32 {shape}")
+        if array.shape != shape or array.dtype not in (np.float16, np.float32):
+            raise BundleError(f"{path}: {array.dtype} {array.shape}, expected float16 or float32 {shape}")
         return array
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -9,8 +9,9 @@ class TokenEmbedding:
     """Turns tokens and their positions into the decoder's `token_embeddings` input.
 
     Args:
-        weight: (vocab, d) float32, the checkpoint's `decoder.token_embedding.weight`.
-        positional: (448, d) float32, the checkpoint's `decoder.positional_embedding`, all rows.
+        weight: (vocab, d) float16 or float32, the checkpoint's `decoder.token_embedding.weight`. Only rows that are
+            looked up are read, so a memory-mapped file costs little memory.
+        positional: (448, d) float16 or float32, the checkpoint's `decoder.positional_embedding`, all rows.
     """
 
     def __init__(self, weight: np.ndarray, positional: np.ndarray) -> None:
@@ -38,5 +39,7 @@ class TokenEmbedding:
         """
         count = len(tokens)
         embedded = np.zeros((sequence, 1, self._weight.shape[1]), np.float32)
-        embedded[:count, 0] = self._weight[list(tokens)] + self._positional[list(positions)]
+        # Into float32 before the addition: a float16 sum would be rounded once more.
+        embedded[:count, 0] = self._weight[list(tokens)]
+        embedded[:count, 0] += self._positional[list(positions)]
         return embedded

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from whisper_runtime.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
 
 # fmt: off
 LANGUAGES: dict[str, str] = {
@@ -100,14 +103,14 @@ class Tokenizer:
             raise TokenizerError(
                 f"the vocabulary has {len(ranks)} text tokens, a model of {n_vocab} tokens needs {n_text}"
             )
-        if set(ranks.values()) != set(range(n_text)):
+        if sorted(ranks.values()) != list(range(n_text)):
             raise TokenizerError(f"the vocabulary is damaged: its numbers are not 0 to {n_text - 1}")
         # Any text can be spelled in single bytes, and must be: without one of them, encoding could fail.
         if not all(bytes([byte]) in ranks for byte in range(256)):
             raise TokenizerError("the vocabulary is damaged: single bytes are missing")
 
-        import tiktoken
-
+        self._ranks = dict(ranks)
+        self._texts = sorted(ranks, key=ranks.__getitem__)
         self.n_vocab = n_vocab
         self.multilingual = n_text == 50257
         self.languages = tuple(LANGUAGES)[:n_languages] if self.multilingual else ("en",)
@@ -120,10 +123,6 @@ class Tokenizer:
         self.no_speech = self.translate + 4
         self.no_timestamps = self.translate + 5
         self.timestamp_begin = self.translate + 6
-        # The special tokens stay out of it: text that happens to spell one must not become one.
-        self._encoding = tiktoken.Encoding(
-            name=f"whisper-{n_vocab}", pat_str=_SPLIT_PATTERN, mergeable_ranks=dict(ranks), special_tokens={}
-        )
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], n_vocab: int) -> Tokenizer:
@@ -183,19 +182,34 @@ class Tokenizer:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of tokens. Special and timestamp tokens are skipped, incomplete characters become U+FFFD."""
-        return self._encoding.decode([int(token) for token in tokens if token < self.eot], errors="replace")
+        return b"".join(self._texts[token] for token in tokens if token < self.eot).decode("utf-8", errors="replace")
+
+    @cached_property
+    def _encoding(self) -> Encoding:
+        """Made when a text is first encoded: transcribing only decodes, and this is half of the time to load."""
+        import tiktoken
+
+        # The special tokens stay out of it: text that happens to spell one must not become one.
+        return tiktoken.Encoding(
+            name=f"whisper-{self.n_vocab}", pat_str=_SPLIT_PATTERN, mergeable_ranks=self._ranks, special_tokens={}
+        )
+
+    def _longest_prefix(self, text: str) -> bytes:
+        """The longest token that a text begins with; of the signs below, that is the first when they are encoded."""
+        data = text.encode()
+        return next(data[:end] for end in range(len(data), 0, -1) if data[:end] in self._ranks)
 
     @cached_property
     def non_speech_tokens(self) -> tuple[int, ...]:
         """Tokens of annotations that are not spoken, ascending; the same as openai-whisper's."""
         # A hyphen or an apostrophe within a word is fine, at its beginning it starts an annotation.
-        found = {self.encode(" -")[0], self.encode(" '")[0]}
+        found = {self._longest_prefix(" -"), self._longest_prefix(" '")}
         for sign in (*_ANNOTATION_SIGNS, *_NOTE_SIGNS):
             for text in (sign, " " + sign):
-                tokens = self.encode(text)
-                if len(tokens) == 1 or sign in _NOTE_SIGNS:
-                    found.add(tokens[0])
-        return tuple(sorted(found))
+                token = self._longest_prefix(text)
+                if token == text.encode() or sign in _NOTE_SIGNS:
+                    found.add(token)
+        return tuple(sorted(self._ranks[token] for token in found))
 
     @cached_property
     def suppress_tokens(self) -> tuple[int, ...]:
@@ -206,7 +220,7 @@ class Tokenizer:
     @cached_property
     def blank_tokens(self) -> tuple[int, ...]:
         """Tokens that cannot be the first of a transcript: the space and the end."""
-        return (*self.encode(" "), self.eot)
+        return (self._ranks[b" "], self.eot)
 
 
 def _parse_ranks(data: bytes) -> dict[bytes, int]:
@@ -217,7 +231,10 @@ def _parse_ranks(data: bytes) -> dict[bytes, int]:
         try:
             text, rank = line.split()
             # The multilingual vocabulary has one empty token, which is spelled as bare padding.
-            token = b"" if text == b"=" else base64.b64decode(text, validate=True)
+            token = b"" if text == b"=" else binascii.a2b_base64(text)
+            # Decoding alone passes over signs that are no base64.
+            if token and binascii.b2a_base64(token, newline=False) != text:
+                raise ValueError("not base64")
             value = int(rank)
         except (ValueError, binascii.Error) as error:
             raise TokenizerError(f"the vocabulary is damaged in line {number}") from error

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import BundleError, TokenizerError
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
+from whisper_runtime.verified_files import SETTLED_NS
 from whisper_toolchain.bundle_writer import is_intact, make_manifest, publish, write_host_arrays
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
@@ -203,9 +205,66 @@ def test_a_newer_schema(folder):
     assert "schema 2 is newer than this runtime" in refusal(folder, Bundle.open_unverified)
 
 
+def test_a_copy_that_was_cut_short_is_told_before_anything_is_hashed(folder):
+    change_one_byte(folder / FILES[0])
+    last = folder / FILES[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    assert refusal(folder).startswith(f"{last}: changed since the bundle was built")
+
+
 def test_unverified_reads_only_the_manifest(folder):
     (folder / RANKS).unlink()
     assert Bundle.open_unverified(folder).manifest.eot == 50256
+
+
+# Remembering what was verified
+
+
+@pytest.fixture
+def memory(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "hailo-whisper" / "verified.json"
+
+
+def quick(folder):
+    return Bundle.open(folder, remember=True)
+
+
+def test_a_quick_start_remembers_what_it_hashed(folder, memory):
+    quick(folder)
+    assert not memory.exists()  # everything was written just now
+    time.sleep(SETTLED_NS / 1e9)
+    Bundle.open(folder)
+    assert not memory.exists()
+    quick(folder)
+    remembered = json.loads(memory.read_text())["files"]
+    assert sorted(remembered.values()) == sorted(e.sha256 for e in quick(folder).manifest.files.values())
+    for name in FILES:
+        change_one_byte(folder / name)
+        assert refusal(folder, quick).startswith(f"{folder / name}: changed since the bundle was built")
+        change_one_byte(folder / name)
+        quick(folder)
+
+
+def test_only_a_quick_start_believes_what_is_remembered(folder, memory):
+    change_one_byte(folder / RANKS)
+    info = (folder / RANKS).stat()
+    identity = f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}"
+    digest = Bundle.open_unverified(folder).manifest.files[RANKS].sha256
+    memory.parent.mkdir(parents=True, mode=0o700)
+    memory.write_text(json.dumps({"schema": 1, "files": {identity: digest}}))
+    quick(folder)
+    assert refusal(folder).startswith(f"{folder / RANKS}: changed since the bundle was built")
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "cut"])
+def test_a_quick_start_sees_what_needs_no_hashing(folder, memory, change):
+    path = folder / ("extra.txt" if change == "extra" else FILES[1])
+    if change == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"")
+    assert refusal(folder, quick).startswith(f"{path}: ")
 
 
 # What is in it
@@ -219,10 +278,54 @@ def test_the_host_part(folder):
     weight = np.load(folder / "token_embedding_weight_toy.npy")
     positional = np.load(folder / "positional_embedding.npy")
     embedded = embedding.embed([50257, 50362], [0, 1], 8)
-    assert embedded.shape == (8, 1, 2)
-    assert np.array_equal(embedded[:2, 0], weight[[50257, 50362]] + positional[:2])
+    assert (embedded.shape, embedded.dtype) == ((8, 1, 2), np.float32)
+    assert np.array_equal(embedded[:2, 0], weight[[50257, 50362]].astype(np.float32) + positional[:2])
     assert not embedded[2:].any()
-    assert np.array_equal(np.load(folder / "onnx_add_input_toy.npy"), positional[:8])
+    added = np.load(folder / "onnx_add_input_toy.npy")
+    assert np.array_equal(added, positional[:8])
+    # What Hailo's example app does with the two arrays; its decoder takes nothing but float32.
+    assert (weight.dtype, added.dtype, (weight[[1, 2]] + added[:2]).dtype) == (np.float16, np.float32, np.float32)
+
+
+def written(folder, embedding):
+    """The token embedding as a bundle holds it."""
+    folder.mkdir()
+    write_host_arrays(folder, PLAN, embedding, np.zeros((12, 2), np.float32))
+    return np.load(folder / "token_embedding_weight_toy.npy")
+
+
+def test_an_embedding_that_was_float16_loses_nothing(tmp_path):
+    embedding = np.random.default_rng(0).standard_normal((51864, 2)).astype(np.float16).astype(np.float32)
+    stored = written(tmp_path / "b", embedding)
+    assert stored.dtype == np.float16
+    assert np.array_equal(stored.astype(np.float32), embedding)
+
+
+def test_a_fine_tuned_embedding_is_rounded_far_below_int8(tmp_path):
+    embedding = np.random.default_rng(0).standard_normal((51864, 2)).astype(np.float32)
+    stored = written(tmp_path / "b", embedding)
+    assert stored.dtype == np.float16
+    int8_rounding = (embedding.max() - embedding.min()) / 255 / 2
+    assert np.abs(stored.astype(np.float32) - embedding).max() < int8_rounding / 8
+
+
+def test_an_embedding_beyond_float16_stays_float32(tmp_path):
+    embedding = np.ones((51864, 2), np.float32)
+    embedding[7, 1] = -1e5
+    stored = written(tmp_path / "b", embedding)
+    assert stored.dtype == np.float32
+    assert np.array_equal(stored, embedding)
+
+
+@pytest.mark.parametrize("name", ["token_embedding_weight_toy.npy", "positional_embedding.npy"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_both_kinds_of_arrays_are_read(folder, name, dtype):
+    np.save(folder / name, np.load(folder / name).astype(dtype))
+    weight, positional = (np.load(folder / f"{n}.npy") for n in ("token_embedding_weight_toy", "positional_embedding"))
+    embedded = Bundle.open_unverified(folder).embedding().embed([3, 50000], [11, 0], 2)
+    assert embedded.dtype == np.float32
+    wanted = weight[[3, 50000]].astype(np.float32) + positional[[11, 0]].astype(np.float32)
+    assert np.array_equal(embedded[:, 0], wanted)
 
 
 @pytest.mark.parametrize("name", ["token_embedding_weight_toy.npy", "positional_embedding.npy"])
@@ -246,7 +349,7 @@ def test_an_array_that_does_not_fit_is_refused(folder, name, change):
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
-    assert ("expected float32" in message) == (change not in ("text", "objects"))
+    assert ("expected float16 or float32" in message) == (change not in ("text", "objects"))
 
 
 def test_a_tokenizer_of_another_prompt_is_refused(fill, tmp_path):
@@ -287,6 +390,12 @@ REAL = [
     "positional_embedding.npy",
     "token_embedding_weight_tiny.en.npy",
 ]
+
+
+def test_the_real_embedding_loses_nothing(pristine, tiny_en_checkpoint):
+    stored = np.load(pristine / "token_embedding_weight_tiny.en.npy")
+    assert stored.dtype == np.float16
+    assert np.array_equal(stored, tiny_en_checkpoint.state["decoder.token_embedding.weight"])
 
 
 def test_the_real_bundle_verifies(pristine):

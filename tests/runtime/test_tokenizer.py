@@ -1,6 +1,8 @@
 """Tokens are numbered and spelled as in openai-whisper, and a wrong vocabulary is refused."""
 
 import base64
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -214,6 +216,9 @@ def test_directory_as_vocabulary(tmp_path):
         (lambda lines: [*lines[:-2], lines[-3], lines[-1]], "line 50256 repeats"),
         (lambda lines: [*lines[:9], lines[9].split()[0] + b" 70000", *lines[10:]], "numbers"),
         (lambda lines: [*lines[:9], b"not base64! 9", *lines[10:]], "line 10"),
+        (lambda lines: [*lines[:9], b"K-g== 9", *lines[10:]], "line 10"),
+        (lambda lines: [*lines[:9], b"Kg= 9", *lines[10:]], "line 10"),
+        (lambda lines: [*lines[:9], b"Kh== 9", *lines[10:]], "line 10"),
         (lambda lines: [*lines[:9], lines[9].split()[0], *lines[10:]], "line 10"),
         (lambda lines: [*lines[:9], lines[9].split()[0] + b" nine", *lines[10:]], "line 10"),
         (lambda lines: [base64.b64encode(b"somethingelse") + b" 0", *lines[1:]], "single bytes"),
@@ -226,6 +231,9 @@ def test_directory_as_vocabulary(tmp_path):
         "repeated",
         "number",
         "base64",
+        "base64-sign",
+        "base64-cut",
+        "base64-bits",
         "no-number",
         "no-integer",
         "bytes",
@@ -242,3 +250,19 @@ def test_line_ends_and_blank_lines_do_not_matter(whisper_assets, tmp_path):
     path = tmp_path / "windows.tiktoken"
     path.write_bytes(b"\r\n".join(lines_of(whisper_assets)) + b"\r\n\r\n")
     assert Tokenizer.from_file(path, MULTILINGUAL).encode(" Hello world") == [2425, 1002]
+
+
+@pytest.mark.parametrize("n_vocab", FILES)
+def test_transcribing_does_not_wait_for_tiktoken(whisper_assets, n_vocab):
+    program = (
+        "import sys\n"
+        "from whisper_runtime.tokenizer import Tokenizer\n"
+        f"tokenizer = Tokenizer.from_file({str(whisper_assets / FILES[n_vocab])!r}, {n_vocab})\n"
+        "tokenizer.sot_sequence(), tokenizer.suppress_tokens, tokenizer.blank_tokens\n"
+        "assert 'tiktoken' not in sys.modules, 'imported'\n"
+        "print(tokenizer.decode([0, 50000, tokenizer.eot]))\n"
+        "assert tokenizer.encode(' Hello') and 'tiktoken' in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout
