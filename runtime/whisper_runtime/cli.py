@@ -1,71 +1,144 @@
 """Command line of the runtime: `whisper-runtime transcribe`, `whisper-runtime info` and `whisper-runtime doctor`."""
 
 import argparse
+import contextlib
+import glob
+import io
+import logging
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from whisper_runtime import __version__
-from whisper_runtime.errors import WhisperError
+from whisper_runtime.errors import AudioError, TokenizerError, WhisperError
+from whisper_runtime.formats import FORMATS, Lines, Result, ResultFile
 from whisper_runtime.manifest import Manifest
+from whisper_runtime.progress import Progress, clock
+from whisper_runtime.segment import TranscriptionInfo
 
 if TYPE_CHECKING:
     from whisper_runtime.hef import Hef
+    from whisper_runtime.transcriber import Transcriber
 
 EMULATED_NOTICE = "EMULATED bundle: runs on this CPU with ONNX Runtime, not on a Hailo device"
 
+_STDIN = "-"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, or 1 if something could not be done."""
+    """Run one command and return its exit status: 0, or 1 if something could not be done.
+
+    Raises:
+        SystemExit: status 2 and one line on stderr if the arguments are wrong.
+    """
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+        print(end="", flush=True)  # a full disk or a closed pipe shows here at the latest, and not when Python exits
         return status
     except WhisperError as error:
         if options.debug:
             raise
-        print(f"whisper-runtime: {error}", file=sys.stderr)
+        _complain(str(error))
         return 1
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; without this Python complains again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _discard_stdout()
         return 1
     except OSError as error:
         if options.debug:
             raise
-        print(f"whisper-runtime: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        if error.filename is None:
+            _discard_stdout()
+        _complain(f"{error.filename or 'output'}: {error.strerror or error}")
         return 1
     except KeyboardInterrupt:
-        print("whisper-runtime: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
 
 
+def _complain(message: str) -> None:
+    print(f"whisper-runtime: {printable(message)}", file=sys.stderr)
+
+
+def _discard_stdout() -> None:
+    """Lead what stdout still holds to nowhere; Python would try to write it at exit and complain again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def printable(text: str) -> str:
+    """Return text with escapes for what could steer a terminal: control characters, other directions of writing."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"whisper-runtime: {printable(message)}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="whisper-runtime", description="Runs Whisper bundles made by hailo-whisper-toolchain."
-    )
+    parser = _OneLineParser(prog="whisper-runtime", description="Runs Whisper bundles made by hailo-whisper-toolchain.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     transcribe = commands.add_parser(
         "transcribe",
-        help="print what is said in recordings",
-        description="Transcribes wav, flac, ogg and mp3 files of any sample rate and channel count.",
-        epilog="Example: whisper-runtime transcribe talk.wav --bundle artifacts/whisper-tiny-10s-seq32-hailo8/latest",
+        help="print or write what is said in recordings",
+        description="Transcribes wav, flac, ogg and mp3 files of any sample rate and channel count. Exit status 0 if "
+        "every file could be transcribed.",
+        epilog="Example: whisper-runtime transcribe talk.wav --bundle artifacts/whisper-tiny-10s-seq32-hailo8/latest "
+        "--format srt --output-dir subtitles",
     )
-    transcribe.add_argument("files", nargs="+", metavar="FILE", help="a recording")
+    transcribe.add_argument(
+        "files", nargs="+", metavar="FILE", help="a recording, a pattern such as 'talks/*.mp3', or - for stdin"
+    )
     transcribe.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="folder of the bundle")
-    transcribe.add_argument("--language", metavar="CODE", help="spoken language, such as de (default: en)")
+    transcribe.add_argument(
+        "--language", metavar="CODE", help="spoken language, such as de (default: detect it; English for .en models)"
+    )
+    transcribe.add_argument(
+        "--task",
+        choices=("transcribe", "translate"),
+        default="transcribe",
+        help="translate: to English, whatever is spoken (default: transcribe)",
+    )
+    transcribe.add_argument(
+        "--timestamps", action="store_true", help="let the model say when each sentence begins and ends: finer segments"
+    )
+    transcribe.add_argument(
+        "--format",
+        choices=(*FORMATS, "all"),
+        help="default: all with --output-dir, otherwise lines with times in seconds",
+    )
+    transcribe.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="write <name of the recording>.<format> there (default: print)"
+    )
     transcribe.add_argument("--backend", metavar="hailort|onnxruntime", help="default: the one that the bundle is for")
+    transcribe.add_argument(
+        "--decoder",
+        choices=("device", "host", "auto"),
+        default="device",
+        help="where text is decoded: on the accelerator, on this CPU, or where a quick measurement finds it faster "
+        "(default: device)",
+    )
+    transcribe.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
     transcribe.add_argument(
         "--share-device",
         action="store_true",
         help="let other programs use the Hailo device at the same time; they must share it too",
     )
+    transcribe.add_argument("--verbose", action="store_true", help="say on stderr how it is done and how fast")
     transcribe.add_argument("--debug", action="store_true", help="show where an error came from")
-    transcribe.set_defaults(run=_transcribe)
+    transcribe.set_defaults(run=_transcribe, refuse=transcribe.error)
 
     info = commands.add_parser(
         "info",
@@ -89,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return number
+
+
 # The commands import what they need themselves, so that `doctor` works where a package is missing or broken.
 
 
@@ -103,32 +183,185 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0 if doctor.all_is_well(checks) else 1
 
 
+@dataclass(frozen=True)
+class _Recording:
+    """A recording as the user names it: a file, or `-`."""
+
+    argument: str
+
+    @property
+    def shown(self) -> str:
+        return "standard input" if self.argument == _STDIN else printable(self.argument)
+
+    @property
+    def name(self) -> str:
+        """Of its results, without the ending."""
+        return "stdin" if self.argument == _STDIN else Path(self.argument).stem
+
+
 def _transcribe(options: argparse.Namespace) -> int:
     from whisper_runtime import watchdog
     from whisper_runtime.bundle import Bundle
     from whisper_runtime.transcriber import Transcriber
 
+    recordings = _recordings(options.files)
+    _check_outputs(options, recordings)
+    if options.output_dir is not None:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8
+
+    progress = Progress(sys.stderr)
+    status = 0
     # Leaving the block gives the device back, at the end as after Ctrl-C.
     with (
+        _log_to_stderr(progress, options.verbose),
         watchdog.watching(),
-        Transcriber.from_bundle(options.bundle, options.backend, options.share_device) as transcriber,
+        Transcriber(
+            options.bundle,
+            backend=options.backend,
+            decoder=options.decoder,
+            share_device=options.share_device,
+            threads=options.threads,
+        ) as transcriber,
     ):
         if Bundle.open_unverified(options.bundle).manifest.emulated:
             print(EMULATED_NOTICE, file=sys.stderr)
-        transcriber.prompt(options.language)  # a wrong language is one error, not one for each file
-        status = 0
-        for file in options.files:
-            if len(options.files) > 1:
-                print(f"{file}:")
+        for recording in recordings:
+            if len(recordings) > 1 and options.output_dir is None and options.format is None:
+                print(f"{recording.shown}:")
             try:
-                for segment in transcriber.transcribe(file, options.language):
-                    print(f"[{segment.start:7.2f} - {segment.end:7.2f}] {segment.text}", flush=True)
+                _transcribe_one(transcriber, recording, options, progress)
+            except TokenizerError:
+                raise  # a wrong language is one error, not one for each file
             except WhisperError as error:
                 if options.debug:
                     raise
-                print(f"whisper-runtime: {error}", file=sys.stderr)
+                _complain(str(error))
                 status = 1
-        return status
+    return status
+
+
+def _recordings(arguments: Sequence[str]) -> list[_Recording]:
+    """The files, with what patterns stand for in order; a pattern that fits none is left to fail as a file."""
+    files: list[str] = []
+    for argument in arguments:
+        # A file may be called `talk[1].wav`, which is no pattern for itself.
+        is_file = argument == _STDIN or os.path.lexists(argument)
+        matches = [] if is_file else sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - the shell's way
+        files += matches or [argument]
+    return [_Recording(file) for file in files]
+
+
+def _check_outputs(options: argparse.Namespace, recordings: Sequence[_Recording]) -> None:
+    """Refuse, before anything is transcribed, what could not be told apart in the end."""
+    if options.output_dir is None:
+        if options.format == "all":
+            options.refuse("--format all needs --output-dir")
+        if len(recordings) > 1 and options.format not in (None, "txt"):
+            options.refuse(f"several recordings make several {options.format} documents: they need --output-dir")
+        if [recording.argument for recording in recordings].count(_STDIN) > 1:
+            options.refuse("- stands for the one recording on stdin: name it once")
+        return
+    seen: dict[str, _Recording] = {}
+    for recording in recordings:
+        other = seen.setdefault(recording.name, recording)
+        if other is not recording:
+            options.refuse(f"{other.shown} and {recording.shown} would both be written to {recording.name}.*")
+
+
+def _transcribe_one(
+    transcriber: "Transcriber", recording: _Recording, options: argparse.Namespace, progress: Progress
+) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.callback(progress.clear)
+        file = stack.enter_context(_on_disk(recording))
+        began, calls = time.monotonic(), transcriber.text_decoder.calls
+        segments, info = transcriber.transcribe(
+            file, language=options.language, task=options.task, timestamps=options.timestamps
+        )
+        results = [stack.enter_context(result) for result in _results(recording, options, info)]
+        progress.start(info.duration)
+        end = 0.0
+        try:
+            for segment in segments:
+                progress.clear()
+                for result in results:
+                    result.write(segment)
+                end = segment.end
+                progress.show(end)
+            for result in results:
+                result.finish()
+        except WhisperError as error:
+            kept = [result.kept for result in results if isinstance(result, ResultFile) and result.kept]
+            if not kept:
+                raise
+            raise type(error)(f"{error}; the text before that is in {str(kept[0])!r}") from error
+        took = time.monotonic() - began
+        calls = transcriber.text_decoder.calls - calls
+        logging.getLogger(__name__).info("%s: %s", recording.shown, _summary(info, end, took, calls))
+
+
+def _summary(info: TranscriptionInfo, end: float, took: float, calls: int) -> str:
+    """What became of a recording: `language en, 4:05 in 12.3 s, real-time factor 0.050, 1234 decoder calls`."""
+    language = f"language {info.language}"
+    if info.language_probability < 1:
+        language += f" (probability {info.language_probability:.2f})"
+    seconds = info.duration or end
+    factor = f", real-time factor {took / seconds:.3f}" if seconds else ""
+    return f"{language}, {clock(seconds)} in {took:.1f} s{factor}, {calls} decoder calls"
+
+
+def _results(recording: _Recording, options: argparse.Namespace, info: TranscriptionInfo) -> Iterator[Result]:
+    """Open what the text of a recording goes to."""
+    if options.output_dir is None:
+        yield Result(sys.stdout, (FORMATS[options.format] if options.format else Lines)(info))
+        return
+    for name in FORMATS if options.format in (None, "all") else (options.format,):
+        yield ResultFile(options.output_dir / f"{recording.name}.{name}", FORMATS[name](info))
+
+
+@contextlib.contextmanager
+def _on_disk(recording: _Recording) -> Iterator[str]:
+    """The recording's file; for stdin a temporary one."""
+    if recording.argument != _STDIN:
+        yield recording.argument
+        return
+    if sys.stdin is None or sys.stdin.isatty():
+        raise AudioError(f"{recording.shown}: is a terminal: pipe a recording into it")
+    # Where nobody asks for another place: /tmp is memory on many systems, /var/tmp is made for large files.
+    where = "/var/tmp" if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK) else None  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="whisper-runtime-", dir=where) as folder:
+        path = Path(folder, "stdin")
+        try:
+            with path.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        except OSError as error:
+            raise AudioError(f"{recording.shown}: cannot be kept in {folder!r}: {error.strerror or error}") from error
+        try:
+            yield str(path)
+        except AudioError as error:
+            raise AudioError(str(error).replace(repr(str(path)), recording.shown)) from error
+
+
+@contextlib.contextmanager
+def _log_to_stderr(progress: Progress, verbose: bool) -> Iterator[None]:
+    """Print what the library reports inside: warnings, and with `verbose` how it works."""
+
+    class Handler(logging.StreamHandler):
+        def emit(self, record: logging.LogRecord) -> None:
+            progress.clear()
+            super().emit(record)
+
+    logger = logging.getLogger("whisper_runtime")
+    handler, level = Handler(sys.stderr), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _info(options: argparse.Namespace) -> int:
