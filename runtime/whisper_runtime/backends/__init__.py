@@ -30,14 +30,18 @@ class Backend(Protocol):
     lookahead: int
 
     def encode(self, mel: np.ndarray) -> Features:
-        """Mel (1, 100*s, 80) -> features of 50*s frames of width d, to be handed to `decode` as they are.
+        """Mel (1, 100*s, 80) -> features of 50*s frames of width d, to be handed to the other methods as they are.
 
-        May return before the features are there; a failure may then be raised by the first `decode`.
+        May return before the features are there; a failure may then be raised by what is called with them.
         """
         ...
 
     def decode(self, features: Features, token_embeddings: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         """Features and token embeddings (n, 1, d) -> logits (len(rows), vocab) of the slots asked for."""
+        ...
+
+    def read_features(self, features: Features) -> np.ndarray:
+        """Features as numbers, (1, 50*s, d), for a decoder that is not the backend's."""
         ...
 
     def close(self) -> None:
@@ -54,13 +58,21 @@ class Backend(Protocol):
     ) -> None: ...
 
 
-def open_backend(bundle: Bundle, name: str | None = None, share_device: bool = False) -> Backend:
+def open_backend(
+    bundle: Bundle,
+    name: str | None = None,
+    share_device: bool = False,
+    with_decoder: bool = True,
+    threads: int | None = None,
+) -> Backend:
     """Open the backend that fits a bundle.
 
     Args:
         bundle: a verified bundle.
         name: one of `BACKENDS`, or None to choose from the manifest.
         share_device: let other programs use the accelerator at the same time; only for compiled bundles.
+        with_decoder: False for a backend that only encodes, which leaves the memory of the decoder's graph free.
+        threads: threads of the CPU for each graph of an emulated bundle; None for one per core.
 
     Raises:
         BackendError: the backend cannot run this bundle, is not installed, or the device cannot be used.
@@ -81,7 +93,7 @@ def open_backend(bundle: Bundle, name: str | None = None, share_device: bool = F
             )
         from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend.for_bundle(bundle)
+        return OnnxRuntimeBackend.for_bundle(bundle, with_decoder, threads)
     if name == "onnxruntime":
         raise BackendError(
             f"{bundle.folder}: compiled for {bundle.manifest.arch}, so onnxruntime cannot run it: use hailort, or "
@@ -89,4 +101,4 @@ def open_backend(bundle: Bundle, name: str | None = None, share_device: bool = F
         )
     from whisper_runtime.backends.hailort import HailoRTBackend
 
-    return HailoRTBackend.for_bundle(bundle, share_device)
+    return HailoRTBackend.for_bundle(bundle, share_device, with_decoder)

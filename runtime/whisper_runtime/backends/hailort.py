@@ -55,15 +55,17 @@ _log = logging.getLogger(__name__)
 class HailoRTBackend(Closing):
     """The two graphs of a bundle on a Hailo device, for one thread.
 
-    The features of a window can be decoded until the second window after it is encoded: then its buffers are used
-    again. Once a job has failed or timed out, its graph is not used any more and later calls raise at once.
+    The features of a window can be decoded or read until the second window after it is encoded: then its buffers are
+    used again. Once a job has failed or timed out, its graph is not used any more and later calls raise at once.
 
-    `encode` and `decode` wait for a limited time. Opening and `close` cannot: HailoRT's Python package keeps hold of
-    the whole interpreter while it opens, configures and releases a device. If its driver hangs there, every thread
-    of the process hangs. Within `watchdog.watching` the process is ended then, as a command line should be.
+    `encode`, `decode` and `read_features` wait for a limited time. Opening and `close` cannot: HailoRT's Python
+    package keeps hold of the whole interpreter while it opens, configures and releases a device. If its driver hangs
+    there, every thread of the process hangs. Within `watchdog.watching` the process is ended then, as a command line
+    should be.
 
     Args:
-        encoder, decoder: the checked HEFs.
+        encoder, decoder: the checked HEFs. Without a decoder the device only encodes: that takes less of its memory,
+            and it has no graph to switch to.
         manifest: of their bundle.
         share_device: let other programs that ask for it too use the device at the same time.
 
@@ -76,27 +78,14 @@ class HailoRTBackend(Closing):
 
     lookahead = _BUFFER_SETS - 1
 
-    def __init__(self, encoder: Hef, decoder: Hef, manifest: Manifest, share_device: bool = False) -> None:
+    def __init__(self, encoder: Hef, decoder: Hef | None, manifest: Manifest, share_device: bool = False) -> None:
         hailo = import_hailort()
         errors = HailoErrors(hailo, manifest, share_device)
-        encoder_streams, decoder_streams = (_read_streams(hailo, errors, hef) for hef in (encoder, decoder))
-        width, frames, sequence = manifest.dims["n_text_state"], 50 * manifest.seconds, manifest.sequence
-        features = (1, frames, width)
-        (mel,) = _by_shape(encoder, encoder_streams.inputs, mel=(1, 2 * frames, manifest.dims["n_mels"]))
-        (encoded,) = _by_shape(encoder, encoder_streams.outputs, features=features)
-        read, embeddings = _by_shape(
-            decoder, decoder_streams.inputs, features=features, token_embeddings=(sequence, 1, width)
-        )
-        # What the host computes goes in as floats: HailoRT quantises it as exactly as we could.
-        self._mel, self._token_embeddings = _as_float(mel), _as_float(embeddings)
-        self._logits = _order_logits(decoder, decoder_streams, manifest)
-
-        # Everything below is allocated once and never replaced.
-        self._embeddings = _allocate(self._token_embeddings)
-        self._outputs = [_allocate(stream) for stream in self._logits]
-        self._table = requantisation_table(encoded, read)
-        requantised = None if self._table is None else _allocate(read)
-        self._requantised_window = 0
+        streams = _read_streams(hailo, errors, encoder)
+        (mel,) = _by_shape(encoder, streams.inputs, mel=(1, 100 * manifest.seconds, manifest.dims["n_mels"]))
+        (self._encoded,) = _by_shape(encoder, streams.outputs, features=_feature_shape(manifest))
+        self._mel = _as_float(mel)
+        self._decoder = None if decoder is None else _Decoder(hailo, errors, decoder, manifest, self._encoded)
         self._windows = 0
 
         self._version = str(hailo.__version__)
@@ -104,38 +93,36 @@ class HailoRTBackend(Closing):
         try:
             with self._watched("opening the device", OPENING_LIMIT):
                 self._device = device = _Device(hailo, errors, share_device)
-                self._encoder = device.load(encoder, "encoder", [self._mel], [encoded])
-                self._decoder = device.load(decoder, "decoder", [read, self._token_embeddings], self._logits)
-                self._sets = []
-                for _ in range(_BUFFER_SETS):
-                    mel_buffer, encoded_buffer = _allocate(self._mel), _allocate(encoded)
-                    read_buffer = encoded_buffer if requantised is None else requantised
-                    self._sets.append(
-                        _BufferSet(
-                            mel_buffer,
-                            encoded_buffer,
-                            read_buffer,
-                            self._encoder.bind([mel_buffer], [encoded_buffer]),
-                            self._decoder.bind([read_buffer, self._embeddings], self._outputs),
-                        )
-                    )
+                self._encoder = device.load(encoder, "encoder", [self._mel], [self._encoded])
+                if self._decoder is not None:
+                    self._decoder.load(device)
+                # Allocated once and never replaced, like the decoder's buffers.
+                self._sets = [self._new_set() for _ in range(_BUFFER_SETS)]
         except BaseException:
             self.close()
             raise
 
     @classmethod
-    def for_bundle(cls, bundle: Bundle, share_device: bool = False) -> "HailoRTBackend":
+    def for_bundle(cls, bundle: Bundle, share_device: bool = False, with_decoder: bool = True) -> "HailoRTBackend":
         """Open the compiled graphs of a verified bundle. The HEFs are checked before the device is touched.
+
+        Args:
+            bundle: the bundle.
+            share_device: see the class.
+            with_decoder: False leaves the decoder off the device.
 
         Raises:
             HefError: a HEF is damaged, for another architecture than the bundle, or has a dead output.
             BackendError: see the class.
         """
-        encoder, decoder = (_checked_hef(bundle, name) for name in (ENCODER, DECODER))
+        encoder = _checked_hef(bundle, ENCODER)
+        decoder = _checked_hef(bundle, DECODER) if with_decoder else None
         return cls(encoder, decoder, bundle.manifest, share_device)
 
     def encode(self, mel: np.ndarray) -> "_Features":
-        """Start encoding mel (1, 100*s, 80) float32. `decode` waits for the features, and raises if that fails.
+        """Start encoding mel (1, 100*s, 80) float32.
+
+        `decode` and `read_features` wait for the features, and raise if that fails.
 
         Waits for the encoding of the window before, if that is still under way.
 
@@ -143,7 +130,7 @@ class HailoRTBackend(Closing):
             BackendError: a mel of the wrong type or shape or with NaN or infinity, a backend that is closed or has
                 failed, or HailoRT does not take the job.
         """
-        self._check_usable(self._encoder, self._decoder)
+        self._check_usable(self._encoder, *([] if self._decoder is None else [self._decoder.model]))
         _check("mel", mel, self._mel)
         buffers = self._sets[self._windows % len(self._sets)]
         # Done long ago, but for a window that nobody has decoded yet. A job that is refused would end it with itself.
@@ -160,32 +147,29 @@ class HailoRTBackend(Closing):
         Raises:
             DeviceTimeoutError: the device did not answer in time.
             BackendError: features from elsewhere or whose buffers hold a later window, embeddings of the wrong type
-                or shape or with NaN or infinity, a row that is not a slot, a backend that is closed or has failed,
-                HailoRT fails, or an output is dead.
+                or shape or with NaN or infinity, a row that is not a slot, a backend that is closed, has failed or
+                has no decoder, HailoRT fails, or an output is dead.
         """
-        self._check_usable(self._decoder)
-        if not isinstance(features, _Features) or features.backend is not self:
-            raise BackendError("features: not made by this backend's encode")
-        buffers = features.buffers
-        if buffers.window != features.window:
-            raise BackendError(
-                "features: their buffers hold a later window by now: decode a window before the second one after it "
-                "is encoded, and one recording at a time"
-            )
-        _check("token_embeddings", token_embeddings, self._token_embeddings)
-        wanted = list(rows)
-        slots = self._token_embeddings.shape[0]
-        if not all(0 <= row < slots for row in wanted):
-            raise BackendError(f"rows {wanted}: the decoder has {slots} slots")
+        if self._decoder is None:
+            raise BackendError("the decoder is not on the device: open the bundle with its decoder")
+        self._check_usable(self._decoder.model)
+        buffers = self._buffers_of(features)
+        return self._decoder.run(buffers, features.job, token_embeddings, list(rows))
+
+    def read_features(self, features: "_Features") -> np.ndarray:
+        """Wait for encoded features and return them as numbers: (1, 50*s, d) float32, the caller's own.
+
+        Raises:
+            DeviceTimeoutError: the device did not answer in time.
+            BackendError: features from elsewhere or whose buffers hold a later window, a backend that is closed,
+                the encoding failed, or the output is dead.
+        """
+        self._check_usable()
+        buffers = self._buffers_of(features)
         features.job.wait()
-        self._decoder.drain()  # a call that was interrupted may have left a job that uses the buffers written below
-        if self._table is not None and self._requantised_window != features.window:
-            # `clip` never applies, every code is in the table; the default would go through a copy of the result.
-            np.take(self._table, buffers.encoded, out=buffers.read, mode="clip")
-            self._requantised_window = features.window
-        np.copyto(self._embeddings, token_embeddings)
-        self._decoder.submit(buffers.decoder_bindings).wait()
-        return self._dequantise(wanted)
+        values = np.empty(self._encoded.shape, np.float32)
+        _dequantise(self._encoded, buffers.encoded, values, "encoder", "value")
+        return values
 
     def close(self) -> None:
         """Give the device back. Does not raise.
@@ -222,24 +206,94 @@ class HailoRTBackend(Closing):
         for model in models:
             model.check_usable()
 
-    def _dequantise(self, rows: list[int]) -> np.ndarray:
+    def _buffers_of(self, features: "_Features") -> "_BufferSet":
+        if not isinstance(features, _Features) or features.backend is not self:
+            raise BackendError("features: not made by this backend's encode")
+        if features.buffers.window != features.window:
+            raise BackendError(
+                "features: their buffers hold a later window by now: decode a window before the second one after it "
+                "is encoded, and one recording at a time"
+            )
+        return features.buffers
+
+    def _new_set(self) -> "_BufferSet":
+        mel, encoded = _allocate(self._mel), _allocate(self._encoded)
+        bindings = self._encoder.bind([mel], [encoded])
+        return _BufferSet(mel, encoded, bindings, None if self._decoder is None else self._decoder.bind(encoded))
+
+
+class _Decoder:
+    """The decoder's graph with its buffers.
+
+    Args:
+        hailo: the vendor's package.
+        errors: translates its exceptions.
+        hef: the checked HEF.
+        manifest: of its bundle.
+        encoded: the features as the encoder writes them.
+    """
+
+    def __init__(self, hailo: Any, errors: HailoErrors, hef: Hef, manifest: Manifest, encoded: "Stream") -> None:
+        streams = _read_streams(hailo, errors, hef)
+        shape = (manifest.sequence, 1, manifest.dims["n_text_state"])
+        self._read, token_embeddings = _by_shape(
+            hef, streams.inputs, features=_feature_shape(manifest), token_embeddings=shape
+        )
+        self._token_embeddings = _as_float(token_embeddings)
+        self._logits = _order_logits(hef, streams, manifest)
+        self._embeddings = _allocate(self._token_embeddings)
+        self._outputs = [_allocate(stream) for stream in self._logits]
+        self._table = requantisation_table(encoded, self._read)
+        self._requantised = _allocate(self._read)
+        self._requantised_window = 0
+        self._hef = hef
+        self.model: _Model
+
+    def load(self, device: "_Device") -> None:
+        """Configure the graph. Raises BackendError or HefError."""
+        inputs = [self._read, self._token_embeddings]
+        self.model = device.load(self._hef, "decoder", inputs, self._logits)
+
+    def bind(self, encoded: np.ndarray) -> Any:
+        """Bindings for features that the encoder writes into a buffer. Raises BackendError."""
+        read = encoded if self._table is None else self._requantised
+        return self.model.bind([read, self._embeddings], self._outputs)
+
+    def run(self, buffers: "_BufferSet", encoding: "_Job", embeddings: np.ndarray, rows: list[int]) -> np.ndarray:
+        """Logits of some rows, once the features are there. Raises BackendError."""
+        _check("token_embeddings", embeddings, self._token_embeddings)
+        slots = self._token_embeddings.shape[0]
+        if not all(0 <= row < slots for row in rows):
+            raise BackendError(f"rows {rows}: the decoder has {slots} slots")
+        encoding.wait()
+        self.model.drain()  # a call that was interrupted may have left a job that uses the buffers written below
+        if self._table is not None and self._requantised_window != buffers.window:
+            # `clip` never applies, every code is in the table; the default would go through a copy of the result.
+            np.take(self._table, buffers.encoded, out=self._requantised, mode="clip")
+            self._requantised_window = buffers.window
+        np.copyto(self._embeddings, embeddings)
+        self.model.submit(buffers.decoder_bindings).wait()
         logits = np.empty((len(rows), sum(stream.shape[2] for stream in self._logits)), np.float32)
         start = 0
         for stream, output in zip(self._logits, self._outputs, strict=True):
-            part = logits[:, start : start + stream.shape[2]]
-            for target, row in zip(part, rows, strict=True):
-                stored = output[0, row]
-                # Two values tell nearly always, so that the others are rarely looked at.
-                if stored[0] == stored[-1] and (stored == stored[0]).all():
-                    raise BackendError(
-                        f"running the decoder: the device returned a constant, {stored[0]} for every token of "
-                        f"{stream.name}: dead output: run 'whisper-runtime doctor'; if it finds nothing, compile the "
-                        "bundle again"
-                    )
-                np.subtract(stored, stream.zero_point, out=target, dtype=np.float32)
-            part *= np.float32(stream.scale)
-            start += stream.shape[2]
+            end = start + stream.shape[2]
+            for target, row in zip(logits[:, start:end], rows, strict=True):
+                _dequantise(stream, output[0, row], target, "decoder", "token")
+            start = end
         return logits
+
+
+def _dequantise(stream: "Stream", stored: np.ndarray, target: np.ndarray, graph: str, what: str) -> None:
+    """Write the numbers that a stream's codes stand for. Raises BackendError if all of them are the same."""
+    codes = stored.reshape(-1)
+    # Two values tell nearly always, so that the others are rarely looked at.
+    if codes[0] == codes[-1] and (codes == codes[0]).all():
+        raise BackendError(
+            f"running the {graph}: the device returned a constant, {codes[0]} for every {what} of {stream.name}: dead "
+            "output: run 'whisper-runtime doctor'; if it finds nothing, compile the bundle again"
+        )
+    np.subtract(stored, stream.zero_point, out=target, dtype=np.float32)
+    target *= np.float32(stream.scale)
 
 
 # Streams
@@ -341,8 +395,12 @@ def _order_logits(hef: Hef, streams: _Streams, manifest: Manifest) -> list[Strea
     return ordered
 
 
+def _feature_shape(manifest: Manifest) -> tuple[int, int, int]:
+    return (1, 50 * manifest.seconds, manifest.dims["n_text_state"])
+
+
 def _as_float(stream: Stream) -> Stream:
-    """The same stream with HailoRT doing the conversion."""
+    """The same stream with HailoRT doing the conversion: it quantises what the host computes as exactly as we could."""
     return replace(stream, dtype=np.dtype(np.float32), zero_point=0.0, scale=1.0)
 
 
@@ -364,11 +422,10 @@ def requantisation_table(source: Stream, target: Stream) -> np.ndarray | None:
 
 @dataclass(eq=False)
 class _BufferSet:
-    """What one window needs: `encoded` is what the encoder writes, `read` what the decoder reads."""
+    """What one window needs. `decoder_bindings` is None where there is no decoder."""
 
     mel: np.ndarray
     encoded: np.ndarray
-    read: np.ndarray
     encoder_bindings: Any
     decoder_bindings: Any
     window: int = 0

@@ -1,0 +1,74 @@
+"""Chooses between the decoder on the device and the one on this machine's CPU, by measuring both."""
+
+import logging
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from whisper_runtime.audio import SAMPLE_RATE
+from whisper_runtime.backends import Backend, Features
+from whisper_runtime.bundle import Bundle
+from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.errors import BackendError
+from whisper_runtime.host_decoder import HostDecoder
+from whisper_runtime.mel import window_mel
+from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.text_decoder import TextDecoder
+
+TOKENS = 25  # of a typical window
+_STEPS = 5
+
+_log = logging.getLogger(__name__)
+
+
+def choose_decoder(
+    backend: Backend, embedding: TokenEmbedding, bundle: Bundle, threads: int | None = None
+) -> TextDecoder:
+    """Return the decoder that is faster here, ready for its first window, and log why it was taken.
+
+    Encodes a window of noise and decodes a few tokens with both: less than a second in all.
+
+    Args:
+        backend: opened with its decoder. If the host's decoder is returned, that one is not needed any more.
+        embedding: the host's embeddings.
+        bundle: what the backend runs.
+        threads: threads of the CPU for each call of the host's decoder; None for one per core.
+
+    Raises:
+        BackendError: the device fails. That the host's decoder cannot be had is a reason to take the device's.
+    """
+    manifest = bundle.manifest
+    device = SlotDecoder(backend, embedding, manifest.sequence)
+    try:
+        host = HostDecoder(backend, embedding, bundle.folder, threads)
+    except BackendError as error:
+        _log.info("decoder: device, because the host's cannot be had: %s", error)
+        return device
+    noise = np.random.default_rng(0).normal(0, 0.1, manifest.seconds * SAMPLE_RATE).astype(np.float32)
+    features = backend.encode(np.ascontiguousarray(window_mel(noise, manifest.seconds).T[None]))
+    costs: dict[TextDecoder, float] = {
+        decoder: _cost(decoder, features, manifest.sot_sequence) for decoder in (device, host)
+    }
+    chosen, other = sorted(costs, key=costs.__getitem__)
+    _log.info(
+        "decoder: %s (%.1f ms a token, %s %.1f ms)", chosen.name, 1e3 * costs[chosen], other.name, 1e3 * costs[other]
+    )
+    return chosen
+
+
+def _cost(decoder: TextDecoder, features: Features, prompt: Sequence[int]) -> float:
+    """Seconds for a token of a typical window, with its share of what is computed once a window."""
+    decoder.begin(features)
+    decoder.logits(prompt, [], [len(prompt) - 1])  # the first run of a graph takes longer
+    start = time.perf_counter()
+    decoder.begin(features)
+    once = time.perf_counter() - start
+    steps = []
+    for count in range(_STEPS):
+        start = time.perf_counter()
+        decoder.logits(prompt, [prompt[-1]] * count, [len(prompt) + count - 1])
+        steps.append(time.perf_counter() - start)
+    decoder.calls = 0  # none of these was for a text
+    return statistics.median(steps) + once / TOKENS
