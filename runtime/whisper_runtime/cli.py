@@ -95,8 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         help="print or write what is said in recordings",
         description="Transcribes wav, flac, ogg and mp3 files of any sample rate and channel count. Exit status 0 if "
         "every file could be transcribed.",
-        epilog="Example: whisper-runtime transcribe talk.wav --bundle artifacts/whisper-tiny-10s-seq32-hailo8/latest "
-        "--format srt --output-dir subtitles",
+        epilog="Example: whisper-runtime transcribe talk.wav --bundle bundle --format srt --output-dir subtitles",
     )
     transcribe.add_argument(
         "files", nargs="+", metavar="FILE", help="a recording, a pattern such as 'talks/*.mp3', or - for stdin"
@@ -298,18 +297,18 @@ def _transcribe_one(
                 raise
             raise type(error)(f"{error}; the text before that is in {str(kept[0])!r}") from error
         took = time.monotonic() - began
-        calls = transcriber.text_decoder.calls - calls
-        logging.getLogger(__name__).info("%s: %s", recording.shown, _summary(info, end, took, calls))
+        counted = f"{transcriber.text_decoder.calls - calls} decoder calls ({transcriber.text_decoder.name})"
+        logging.getLogger(__name__).info("%s: %s, %s", recording.shown, _summary(info, end, took), counted)
 
 
-def _summary(info: TranscriptionInfo, end: float, took: float, calls: int) -> str:
-    """What became of a recording: `language en, 4:05 in 12.3 s, real-time factor 0.050, 1234 decoder calls`."""
+def _summary(info: TranscriptionInfo, end: float, took: float) -> str:
+    """How it went: `language en, 4:05 in 12.3 s, real-time factor 0.050`."""
     language = f"language {info.language}"
     if info.language_probability < 1:
         language += f" (probability {info.language_probability:.2f})"
     seconds = info.duration or end
     factor = f", real-time factor {took / seconds:.3f}" if seconds else ""
-    return f"{language}, {clock(seconds)} in {took:.1f} s{factor}, {calls} decoder calls"
+    return f"{language}, {clock(seconds)} in {took:.1f} s{factor}"
 
 
 def _results(recording: _Recording, options: argparse.Namespace, info: TranscriptionInfo) -> Iterator[Result]:
