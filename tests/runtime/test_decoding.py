@@ -1,300 +1,490 @@
-"""Greedy decoding: slots, loops, and a scripted or a toy model in place of Whisper."""
+"""Greedy decoding: which tokens are taken, when a text ends, and that a draft saves calls and changes nothing."""
+
+import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from whisper_runtime import decoding
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from whisper_runtime.decoding import (
-    EOT_MARGIN,
-    LONG_PHRASE,
-    MAX_LOOP,
-    SHORT_PHRASE_ROUNDS,
-    GreedyDecoder,
-    fill_slots,
-    loop_length,
-)
+from whisper_runtime.decoding import EOT_MARGIN, TOKENS_PER_SECOND, Decoded, GreedyDecoder
 from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.loops import LONG_PHRASE, loop_length
+from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_toolchain.checkpoints import Checkpoint
-from whisper_toolchain.checkpoints.validation import expected_shapes
 from whisper_toolchain.export import export_graphs
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
 VOCABULARY = 51864
-TOKENS = st.lists(st.integers(0, 51863), max_size=60)
-
-# Slots
-
-
-@given(st.lists(st.integers(0, 99), min_size=1, max_size=4), TOKENS, st.integers(5, 40))
-def test_slots_hold_the_prompt_and_the_latest_tokens_at_their_true_positions(prompt, tokens, sequence):
-    ids, positions = fill_slots(prompt, tokens, sequence)
-    everything = [*prompt, *tokens]
-    assert len(ids) == len(positions) == min(len(everything), sequence)
-    assert ids[: len(prompt)] == prompt
-    assert positions[: len(prompt)] == list(range(len(prompt)))
-    assert positions == sorted(set(positions))
-    assert ids == [everything[position] for position in positions]
-    assert positions[-1] == len(everything) - 1
-    text = positions[len(prompt) :]
-    assert text == list(range(len(everything) - len(text), len(everything)))
-
-
-def test_slots_one_too_many():
-    assert fill_slots([7], [1, 2, 3], 4) == ([7, 1, 2, 3], [0, 1, 2, 3])
-    assert fill_slots([7], [1, 2, 3, 4], 4) == ([7, 2, 3, 4], [0, 2, 3, 4])
-    assert fill_slots([7, 8], [], 4) == ([7, 8], [0, 1])
-
-
-# Loops
+LIMIT = 40
+WORDS = range(5900, 6100)  # of them none is suppressed
+ENDLESS = 10_000.0  # seconds of sound that no text fills, so that the margin does not matter
 
 
 @pytest.fixture(scope="module")
 def tokenizer(whisper_assets):
-    return Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", VOCABULARY)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        " no, no, no",
-        " No, no, no, I said.",
-        " It was very, very, very good.",
-        " ha ha ha",
-        " He went on and on and on.",
-        " to be or not to be",
-        " far, far away, far, far away",
-        " Bye-bye, bye-bye.",
-    ],
-)
-def test_repetitions_of_speech_survive(tokenizer, text):
-    tokens = tokenizer.encode(text)
-    for end in range(len(tokens) + 1):
-        assert loop_length(tokens[:end]) == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        (" and so on" * 4, " and so on"),
-        (" you" * 4, " you"),
-        (" I don't know what to do about it." * 2, " I don't know what to do about it."),
-        (" Well, then." + " the quick brown fox jumps over" * 2, " Well, then. the quick brown fox jumps over"),
-    ],
-)
-def test_loops_are_cut_to_one_round(tokenizer, text, kept):
-    tokens = tokenizer.encode(text)
-    repeated = loop_length(tokens)
-    assert repeated > 0
-    assert tokenizer.decode(tokens[:-repeated]) == kept
-
-
-@given(st.lists(st.integers(0, 3), max_size=50))
-def test_what_is_called_a_loop_is_one(tokens):
-    repeated = loop_length(tokens)
-    assert 0 <= repeated < max(1, len(tokens))
-    if repeated:
-        phrases = [
-            length
-            for length in range(1, MAX_LOOP + 1)
-            if repeated == (1 if length >= LONG_PHRASE else SHORT_PHRASE_ROUNDS - 1) * length
-        ]
-        assert any(tokens[-length - repeated :] == tokens[-length:] * (repeated // length + 1) for length in phrases)
-
-
-@given(st.lists(st.integers(0, 9), max_size=10), st.lists(st.integers(10, 99), min_size=1, max_size=40))
-def test_any_phrase_often_enough_is_a_loop(before, phrase):
-    rounds = 2 if len(phrase) >= LONG_PHRASE else SHORT_PHRASE_ROUNDS
-    assert loop_length([*before, *phrase * rounds]) > 0
-
-
-@given(st.lists(st.integers(0, 50_000), unique=True, max_size=100))
-def test_different_tokens_are_no_loop(tokens):
-    assert loop_length(tokens) == 0
-
-
-def test_a_phrase_longer_than_the_longest_loop_is_none():
-    assert loop_length([*range(MAX_LOOP)] * 2) == MAX_LOOP
-    assert loop_length([*range(MAX_LOOP + 1)] * 2) == 0
-
-
-# A scripted model
+    found = Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", VOCABULARY)
+    assert not {*WORDS} & {*found.suppress_tokens}
+    return found
 
 
 class Scripted:
-    """A backend that says what it is told: `script(call, embedded, row)` gives the raised logits."""
+    """A decoder that says what it is told: `script(text)` gives the logits that are not 0 after a text.
 
-    def __init__(self, script):
-        self.script = script
+    For rows within the prompt the text is None. Guesses fit until the text fills the slots; then they are empty again.
+    """
+
+    name = "scripted"
+
+    def __init__(self, script, slots=1000):
+        self.script, self.slots = script, slots
+        self.calls = 0
         self.seen = []
 
-    def decode(self, features, token_embeddings, rows):
-        (row,) = rows
-        logits = np.zeros((1, VOCABULARY), np.float32)
-        for token, value in self.script(len(self.seen)).items():
-            logits[0, token] = value
-        self.seen.append((token_embeddings.copy(), row))
+    def begin(self, features):
+        pass
+
+    def room(self, prompt, text):
+        return self.slots - text % self.slots if self.slots else 0
+
+    def logits(self, prompt, text, rows):
+        assert list(rows) == sorted(set(rows))
+        known = min(row for row in rows if row >= len(prompt) - 1) + 1 - len(prompt)
+        assert len(text) - known <= self.room(len(prompt), known)
+        self.calls += 1
+        self.seen.append((list(text), list(rows)))
+        logits = np.zeros((len(rows), VOCABULARY), np.float32)
+        for target, row in zip(logits, rows, strict=True):
+            said = self.script(list(text[: max(0, row + 1 - len(prompt))]) if row >= len(prompt) - 1 else None)
+            for token, value in said.items():
+                target[token] = value
         return logits
 
 
-def decode(script, tokenizer, sequence=32, positions=448):
-    """Each embedding is (token, position), so that what the decoder was fed can be read off."""
-    weight = np.stack([np.arange(VOCABULARY), np.zeros(VOCABULARY)], 1).astype(np.float32)
-    positional = np.stack([np.zeros(positions), np.arange(positions)], 1).astype(np.float32)
-    backend = Scripted(script)
-    decoder = GreedyDecoder(backend, TokenEmbedding(weight, positional), tokenizer, sequence)
-    return decoder.decode(np.zeros(1, np.float32), tokenizer.sot_sequence()), backend
+def saying(text, eot):
+    """The script of one text."""
+    return lambda said: {} if said is None else {text[len(said)] if len(said) < len(text) else eot: 9.0}
+
+
+def decode(tokenizer, script, draft=(), *, seconds=ENDLESS, timestamps=False, limit=LIMIT, slots=1000):
+    decoder = Scripted(script, slots)
+    prompt = tokenizer.sot_sequence(timestamps=timestamps)
+    rules = TokenRules(tokenizer, timestamps)
+    return GreedyDecoder(decoder, tokenizer, limit).decode(prompt, rules, seconds, draft), decoder
+
+
+def log_softmax(logits):
+    logits = logits.astype(np.float64)
+    return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
+
+
+# What is taken
 
 
 def test_the_script_is_followed_to_its_end(tokenizer):
     text = tokenizer.encode(" Hello there, world")
-    decoded, backend = decode(lambda n: {text[n]: 9.0} if n < len(text) else {tokenizer.eot: 9.0}, tokenizer)
-    assert list(decoded.tokens) == text
-    assert decoded.calls == len(text) + 1
-    assert [row for _, row in backend.seen] == list(range(1, len(text) + 2))
-    last, _ = backend.seen[-1]
-    prompt = [*tokenizer.sot_sequence(), *text]
-    assert last[: len(prompt), 0].tolist() == [[token, position] for position, token in enumerate(prompt)]
-    assert not last[len(prompt) :].any()
-    assert decoded.avg_logprob == pytest.approx(
-        float(np.mean([9 - np.log(np.exp(9) + live) for live in counts(tokenizer, len(text) + 1)])), abs=1e-4
-    )
+    decoded, decoder = decode(tokenizer, saying(text, tokenizer.eot))
+    assert decoded.tokens == tuple(text)
+    assert not decoded.looped
+    assert decoder.calls == len(text) + 1
+    assert [said for said, _ in decoder.seen] == [text[:end] for end in range(len(text) + 1)]
+    assert [rows for _, rows in decoder.seen] == [[0, 1], *([2 + index] for index in range(len(text)))]
 
 
-def counts(tokenizer, calls):
-    """How many other tokens each call could choose from, all with a logit of 0."""
-    forbidden = {*tokenizer.suppress_tokens, *range(tokenizer.timestamp_begin, VOCABULARY)}
-    first = VOCABULARY - 1 - len(forbidden | set(tokenizer.blank_tokens))
-    return [first, *[VOCABULARY - 1 - len(forbidden)] * (calls - 1)]
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), timestamps=st.booleans())
+def test_each_token_is_the_likeliest_that_may_follow(tokenizer, seed, timestamps):
+    random = np.random.default_rng(seed)
+    table = random.normal(0, 3, (LIMIT + 1, VOCABULARY)).astype(np.float32)
+
+    def script(said):
+        return dict(enumerate(table[len(said or [])].tolist()))
+
+    decoded, _ = decode(tokenizer, script, timestamps=timestamps, limit=8)
+    rules = TokenRules(tokenizer, timestamps)
+    logprobs = []
+    for index in range(len(decoded.tokens) + 1):
+        allowed = table[index].copy()
+        rules.apply(allowed, decoded.tokens[:index])
+        token = int(allowed.argmax())
+        logprobs.append(log_softmax(allowed)[token])
+        if index == len(decoded.tokens):
+            assert token == tokenizer.eot or len(decoded.tokens) == 8
+        else:
+            assert token == decoded.tokens[index]
+    if len(decoded.tokens) == 8:
+        logprobs.pop()  # it did not come to that
+    assert decoded.avg_logprob == pytest.approx(np.mean(logprobs), abs=1e-4)
 
 
-def test_suppressed_tokens_and_timestamps_are_never_chosen(tokenizer):
-    forbidden = [*tokenizer.suppress_tokens, *range(tokenizer.timestamp_begin, VOCABULARY)]
+def test_suppressed_tokens_and_timestamps_are_never_taken(tokenizer):
+    forbidden = [*tokenizer.suppress_tokens, *range(tokenizer.no_timestamps, VOCABULARY)]
     loud = dict.fromkeys(forbidden, 50.0)
-    decoded, _ = decode(lambda n: {**loud, 1000 + n: 5.0} if n < 10 else {**loud, tokenizer.eot: 5.0}, tokenizer)
-    assert decoded.tokens == tuple(range(1000, 1010))
-    assert np.isfinite(decoded.avg_logprob)
+    text = list(WORDS[:10])
+    decoded, _ = decode(tokenizer, lambda said: {**loud, **saying(text, tokenizer.eot)(said)})
+    assert decoded.tokens == tuple(text)
+    assert decoded.avg_logprob > -5
 
 
-def test_blank_is_forbidden_at_the_first_position_only(tokenizer):
+def test_blank_and_end_are_forbidden_at_the_first_position_only(tokenizer):
     (space,) = tokenizer.encode(" ")
-    steps = [{space: 9.0, tokenizer.eot: 8.0, 1000: 7.0}, {space: 9.0}, {tokenizer.eot: 9.0}]
-    decoded, _ = decode(steps.__getitem__, tokenizer)
-    assert decoded.tokens == (1000, space)
+    steps = [{space: 9.0, tokenizer.eot: 8.0, 5900: 7.0}, {space: 9.0}, {tokenizer.eot: 9.0}]
+    decoded, _ = decode(tokenizer, lambda said: steps[len(said or [])])
+    assert decoded.tokens == (5900, space)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), timestamps=st.booleans(), multilingual=st.booleans())
+def test_any_logits_give_text_and_timestamps_only(whisper_assets, tokenizer, seed, timestamps, multilingual):
+    if multilingual:
+        tokenizer = multilingual_tokenizer(whisper_assets)
+    specials = [*range(tokenizer.eot, tokenizer.timestamp_begin)]
+
+    def script(said):
+        random = np.random.default_rng([seed, len(said or [])])
+        tokens = [*random.integers(0, VOCABULARY, 50), *random.choice(specials, 8)]
+        return dict(zip(map(int, tokens), random.normal(10, 3, 58).tolist(), strict=True))
+
+    decoded, _ = decode(tokenizer, script, timestamps=timestamps, limit=16)
+    assert len(decoded.tokens) <= 16
+    assert not {*decoded.tokens} & {*tokenizer.suppress_tokens, *specials}
+    assert timestamps or all(token < tokenizer.timestamp_begin for token in decoded.tokens)
+    assert decoded.avg_logprob <= 0
+    assert 0 <= decoded.no_speech_prob <= 1
+
+
+_multilingual = {}
+
+
+def multilingual_tokenizer(assets):
+    if not _multilingual:
+        _multilingual[0] = Tokenizer.from_file(assets / "multilingual.tiktoken", VOCABULARY + 1)
+    return _multilingual[0]
+
+
+# When it ends
 
 
 @pytest.mark.parametrize(
     ("short_of", "ends"), [(0.0, True), (EOT_MARGIN - 0.01, True), (EOT_MARGIN + 0.01, False), (20.0, False)]
 )
 def test_end_of_text_is_preferred_within_its_margin(tokenizer, short_of, ends):
-    steps = [{1000: 30.0}, {1001: 30.0, tokenizer.eot: 30.0 - short_of}, {tokenizer.eot: 30.0}]
-    decoded, _ = decode(steps.__getitem__, tokenizer)
-    assert decoded.tokens == ((1000,) if ends else (1000, 1001))
+    text = list(WORDS[:5])
+
+    def script(said):
+        said = said or []
+        if len(said) == 5:
+            return {6000: 30.0, tokenizer.eot: 30.0 - short_of}
+        return {[*text, 0, tokenizer.eot][len(said)]: 30.0}
+
+    decoded, _ = decode(tokenizer, script, seconds=5 / TOKENS_PER_SECOND)
+    assert decoded.tokens == (*text, *(() if ends else (6000,)))
 
 
-@pytest.mark.parametrize("positions", [20, 448])
-def test_the_text_is_at_most_half_the_context(tokenizer, positions):
-    text = [token for token in range(1000, 2000) if token not in tokenizer.suppress_tokens][:400]
-    decoded, backend = decode(lambda n: {text[n]: 9.0}, tokenizer, sequence=16, positions=positions)
-    assert decoded.tokens == tuple(text[: positions // 2])
-    assert len(backend.seen) == positions // 2
+def test_the_margin_counts_only_once_there_is_enough_text_for_the_sound(tokenizer):
+    def script(said):
+        return {WORDS[len(said or [])]: 30.0, tokenizer.eot: 30.0 - 0.5 * EOT_MARGIN}
+
+    for count in (1, 4, 9):
+        decoded, _ = decode(tokenizer, script, seconds=count / TOKENS_PER_SECOND)
+        assert decoded.tokens == tuple(WORDS[:count])
+    decoded, _ = decode(tokenizer, script, seconds=0.0)
+    assert decoded.tokens == tuple(WORDS[:1])  # not at first
+    decoded, _ = decode(tokenizer, script, seconds=ENDLESS)
+    assert decoded.tokens == tuple(WORDS[:LIMIT])
 
 
-def test_full_slots_slide(tokenizer):
-    decoded, backend = decode(lambda n: {1000 + n: 9.0} if n < 20 else {tokenizer.eot: 9.0}, tokenizer, sequence=8)
-    assert decoded.tokens == tuple(range(1000, 1020))
-    embedded, row = backend.seen[-1]
-    assert row == 7
-    assert embedded[:, 0].tolist() == [
-        [50257, 0],
-        [50362, 1],
-        *([1014 + n, 16 + n] for n in range(6)),
-    ]
+def test_the_end_that_the_margin_prefers_has_its_own_probability(tokenizer):
+    short_of = 0.5 * EOT_MARGIN
+    steps = [{5900: 30.0}, {5901: 30.0, tokenizer.eot: 30.0 - short_of}]
+    decoded, _ = decode(tokenizer, lambda said: steps[len(said or [])], seconds=0.1)
+    assert decoded.tokens == (5900,)
+    assert decoded.avg_logprob == pytest.approx(0.5 * (-short_of - np.log1p(np.exp(-short_of))), abs=1e-3)
 
 
 def test_a_loop_ends_the_text(tokenizer):
-    phrase = [1000, 1001, 1002, 1003, 1004, 1005]
-    decoded, backend = decode(lambda n: {([900] + phrase * 50)[n]: 9.0}, tokenizer)
+    phrase = list(WORDS[: LONG_PHRASE + 1])
+    decoded, decoder = decode(tokenizer, saying([900, *phrase * 50], tokenizer.eot))
     assert decoded.tokens == (900, *phrase)
-    assert len(backend.seen) == 13
+    assert decoded.looped
+    assert decoder.calls == 1 + 2 * len(phrase)
+    assert np.isfinite(decoded.avg_logprob)
 
 
-def test_a_prompt_that_fills_the_slots_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="a prompt of 2 leaves none of the 2 slots for text"):
-        decode(lambda n: {}, tokenizer, sequence=2)
+@pytest.mark.parametrize("limit", [1, 7, LIMIT])
+def test_a_text_is_no_longer_than_the_limit(tokenizer, limit):
+    decoded, decoder = decode(tokenizer, saying(WORDS, tokenizer.eot), limit=limit)
+    assert decoded.tokens == tuple(WORDS[:limit])
+    assert not decoded.looped
+    assert decoder.calls == limit
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_any_logits_give_text_tokens_only(tokenizer, seed):
-    random = np.random.default_rng(seed)
+def test_the_limit_is_that_of_whisper(tokenizer):
+    decoder = Scripted(saying(range(1000, 2000), tokenizer.eot))
+    text = [token for token in range(1000, 2000) if token not in tokenizer.suppress_tokens]
+    decoder.script = saying(text, tokenizer.eot)
+    decoded = GreedyDecoder(decoder, tokenizer).decode(tokenizer.sot_sequence(), TokenRules(tokenizer), ENDLESS)
+    assert decoded.tokens == tuple(text[: 448 // 2])
 
-    def script(_):
-        return dict(zip(random.integers(0, VOCABULARY, 50).tolist(), random.normal(10, 3, 50).tolist(), strict=True))
 
-    decoded, _ = decode(script, tokenizer, sequence=8, positions=32)
-    assert len(decoded.tokens) <= 16
-    assert not {*decoded.tokens} & {*tokenizer.suppress_tokens, tokenizer.eot}
-    assert all(token < tokenizer.timestamp_begin for token in decoded.tokens)
-    assert decoded.avg_logprob <= 0
-    assert decoded.calls <= 16
+# How likely
+
+
+@pytest.mark.parametrize("timestamps", [False, True])  # with them, the sot is the prompt's last token
+@pytest.mark.parametrize("multilingual", [False, True])
+@pytest.mark.parametrize("draft", [(), (5900, 5901)])
+def test_no_speech_is_a_probability_of_the_raw_logits_after_sot(
+    whisper_assets, tokenizer, timestamps, multilingual, draft
+):
+    if multilingual:
+        tokenizer = multilingual_tokenizer(whisper_assets)
+    prompt = tokenizer.sot_sequence(timestamps=timestamps)
+    raw = np.random.default_rng(3).normal(0, 2, VOCABULARY).astype(np.float32)
+    raw[tokenizer.no_speech] = 11.0
+    raw[tokenizer.suppress_tokens[0]] = 11.5  # would be suppressed
+
+    class Recorded(Scripted):
+        def logits(self, prompt, text, rows):
+            logits = super().logits(prompt, text, rows)
+            logits[[row == 0 for row in rows]] = raw
+            return logits
+
+    decoder = Recorded(saying([5900, 5901], tokenizer.eot))
+    decoded = GreedyDecoder(decoder, tokenizer).decode(prompt, TokenRules(tokenizer, timestamps), 1.0, draft)
+    assert decoded.no_speech_prob == pytest.approx(np.exp(log_softmax(raw)[tokenizer.no_speech]), rel=1e-4)
+    assert 0 in decoder.seen[0][1]
+
+
+# Drafts
+
+
+def babble(tokenizer, seed, spread, words, timestamps):
+    """A script of random sentences; each word follows from the whole text before it, some repeat."""
+
+    def script(said):
+        said = said or []
+        random = np.random.default_rng(
+            [seed, zlib.crc32(np.array(said[-spread:] if spread else [], np.int64).tobytes())]
+        )
+        choice = random.choice(WORDS[:words], 3)
+        logits = dict(zip(choice.tolist(), random.uniform(5, 12, 3).tolist(), strict=True))
+        logits[tokenizer.eot] = float(random.uniform(0, 7))
+        if timestamps and random.random() < 0.4:
+            logits[tokenizer.timestamp_begin + int(random.integers(0, 500))] = 13.0
+        return logits
+
+    return script
+
+
+def edited(data, tokens, others):
+    """What a guess may look like beside the truth."""
+    kind = data.draw(st.sampled_from(["garbage", "exact", "prefix", "longer", "edited", "edited", "edited"]))
+    any_tokens = st.lists(others, max_size=60)
+    if kind == "garbage":
+        return data.draw(any_tokens)
+    if kind == "prefix":
+        return tokens[: data.draw(st.integers(0, len(tokens)))]
+    if kind == "longer":
+        return tokens + data.draw(any_tokens)
+    draft = list(tokens)
+    if kind == "edited":
+        for _ in range(data.draw(st.integers(1, 4))):
+            at = data.draw(st.integers(0, len(draft)))
+            removed = data.draw(st.integers(0, 3))
+            draft[at : at + removed] = data.draw(st.lists(others, max_size=3))
+    return draft
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 999),
+    spread=st.sampled_from([0, 1, 2, 2, 50, 50]),  # 0: the same word for ever
+    words=st.sampled_from([3, 40, 200]),
+    seconds=st.sampled_from([0.0, 3.0, ENDLESS]),
+    timestamps=st.booleans(),
+    limit=st.sampled_from([1, 2, 10, LIMIT, LIMIT]),
+    slots=st.sampled_from([1, 2, 3, 8, 1000]),
+)
+def test_a_draft_changes_nothing(tokenizer, data, seed, spread, words, seconds, timestamps, limit, slots):
+    script = babble(tokenizer, seed, spread, words, timestamps)
+    options = {"seconds": seconds, "timestamps": timestamps, "limit": limit, "slots": slots}
+    alone, plain = decode(tokenizer, script, **options)
+    others = st.sampled_from([*WORDS[:words], tokenizer.eot, tokenizer.sot, 0, VOCABULARY - 1, *alone.tokens])
+    draft = edited(data, list(alone.tokens), others)
+    kept = tuple(draft)
+    drafted, decoder = decode(tokenizer, script, draft, **options)
+    assert drafted == alone
+    assert decoder.calls <= plain.calls
+    assert tuple(draft) == kept
+
+
+def test_a_perfect_draft_needs_one_call(tokenizer):
+    text = list(WORDS[:20])
+    for draft in (text, [*text, tokenizer.eot], tuple(text), np.array(text)):
+        decoded, decoder = decode(tokenizer, saying(text, tokenizer.eot), draft)
+        assert decoded.tokens == tuple(text)
+        assert decoder.calls == 1
+        assert decoder.seen[0] == (list(draft), [0, *range(1, 2 + len(draft))])
+
+
+def test_a_perfect_draft_of_a_text_at_the_limit_needs_one_call(tokenizer):
+    decoded, decoder = decode(tokenizer, saying(WORDS, tokenizer.eot), WORDS, limit=10)
+    assert decoded.tokens == tuple(WORDS[:10])
+    assert decoder.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("draft", "most"),
+    [
+        (lambda text: text[:12], 1 + 8),
+        (lambda text: [*text, 6050, 6051, 6052], 1),
+        (lambda text: [*text[:7], 6050, *text[8:]], 2),
+        (lambda text: [*text[:7], 6050, *text[7:]], 2),
+        (lambda text: [*text[:7], *WORDS[150 : 150 + decoding._REALIGN], *text[7:]], 2),
+        (lambda text: [*text[:7], *text[8:]], 3),
+        (lambda text: [*text[:7], *text[9:]], 4),
+        (lambda text: [*text[:3], *text[4:9], 6050, *text[9:15], 6051, *text[16:]], 6),
+    ],
+    ids=[
+        "beginning",
+        "more",
+        "other token",
+        "token too many",
+        "several too many",
+        "one missing",
+        "two missing",
+        "three edits",
+    ],
+)
+def test_a_draft_with_a_fault_still_saves_what_is_right(tokenizer, draft, most):
+    text = list(WORDS[:20])
+    decoded, decoder = decode(tokenizer, saying(text, tokenizer.eot), draft(text))
+    assert decoded.tokens == tuple(text)
+    assert decoder.calls <= most
+
+
+def test_a_decoder_without_room_is_not_given_guesses(tokenizer):
+    text = list(WORDS[:6])
+    decoded, decoder = decode(tokenizer, saying(text, tokenizer.eot), text, slots=0)
+    assert decoded.tokens == tuple(text)
+    assert [said for said, _ in decoder.seen] == [text[:end] for end in range(7)]
 
 
 # A toy model with the real vocabulary
 
-DIMS = Dimensions(80, 50, 16, 2, 1, VOCABULARY, 40, 16, 2, 1)
+DIMS = Dimensions(80, 50, 16, 2, 1, VOCABULARY, 80, 16, 2, 1)
+ROOMY, TIGHT = 48, 9
 
 
 @pytest.fixture(scope="module")
-def toy(patched_whisper, tmp_path_factory):
-    """Opens the toy's graphs with a number of slots."""
-    random = np.random.default_rng(8)
-    state = {}
-    for name, shape in expected_shapes(DIMS).items():
-        values = random.standard_normal(shape)
-        if name.endswith("weight") and ("_ln." in name or ".ln" in name):
-            values = 1 + 0.1 * values
-        elif name.endswith("weight") and "embedding" not in name:
-            values *= 2 / np.sqrt(np.prod(shape[1:]))
-        state[name] = values.astype(np.float32)
+def toy(patched_whisper, toy_checkpoint, tmp_path_factory):
+    """The toy's decoder with a number of slots, and its encoder."""
+    checkpoint = toy_checkpoint(DIMS, 8, spread=1.0)
+    state = checkpoint.state
     # The text follows from the positions, or the toy would only repeat its prompt, and it is sure of it.
     state["decoder.token_embedding.weight"] *= 0.3
     state["decoder.positional_embedding"] *= 3
     state["decoder.ln.weight"] *= 20
-    model = build_model(patched_whisper, Checkpoint("toy", DIMS, state, {}), 50)
+    model = build_model(patched_whisper, checkpoint, 50)
     embedding = TokenEmbedding(state["decoder.token_embedding.weight"], state["decoder.positional_embedding"])
-
-    def build(sequence):
+    made = {}
+    for sequence in (ROOMY, TIGHT):
         folder = tmp_path_factory.mktemp(f"toy-{sequence}")
         export_graphs(model, ShapePlan("toy", "hailo8", 1, sequence, DIMS), folder)
-        return OnnxRuntimeBackend(folder / "encoder.onnx", folder / "decoder.onnx"), embedding
+        backend = OnnxRuntimeBackend(folder / "encoder.onnx", folder / "decoder.onnx", threads=1)
+        made[sequence] = backend, SlotDecoder(backend, embedding, sequence)
+    return made
 
-    return build
+
+def features(toy, sequence, seed):
+    backend, slots = toy[sequence]
+    slots.begin(backend.encode(np.random.default_rng(seed).uniform(-1, 1.5, (1, 100, 80)).astype(np.float32)))
+    return slots
+
+
+def decode_toy(toy, tokenizer, sequence, seed, draft=(), timestamps=False, seconds=ENDLESS, limit=LIMIT):
+    slots = features(toy, sequence, seed)
+    before = slots.calls
+    prompt, rules = tokenizer.sot_sequence(timestamps=timestamps), TokenRules(tokenizer, timestamps)
+    decoded = GreedyDecoder(slots, tokenizer, limit).decode(prompt, rules, seconds, draft)
+    return decoded, slots.calls - before
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 5),
+    sequence=st.sampled_from([ROOMY, TIGHT, TIGHT]),
+    timestamps=st.booleans(),
+    seconds=st.sampled_from([1.0, ENDLESS]),
+)
+def test_a_draft_changes_no_bit_of_a_graphs_text(toy, tokenizer, data, seed, sequence, timestamps, seconds):
+    options = {"timestamps": timestamps, "seconds": seconds}
+    alone, plain = decode_toy(toy, tokenizer, sequence, seed, **options)
+    others = st.integers(0, VOCABULARY - 1) | st.sampled_from([0, *alone.tokens])
+    drafted, calls = decode_toy(toy, tokenizer, sequence, seed, edited(data, list(alone.tokens), others), **options)
+    assert drafted == alone  # probabilities too
+    assert calls <= plain
+    exact, calls = decode_toy(toy, tokenizer, sequence, seed, alone.tokens, **options)
+    assert exact == alone
+    if not alone.looped and sequence == ROOMY:
+        assert calls == 1
+
+
+def test_the_toys_texts_slide_and_differ(toy, tokenizer):
+    """Or the test above would say nothing."""
+    texts = [decode_toy(toy, tokenizer, TIGHT, seed)[0] for seed in range(6)]
+    assert sum(len(text.tokens) > 3 * TIGHT for text in texts) >= 3
+    assert len({text.tokens for text in texts}) >= 3
+    assert min(len({*text.tokens}) for text in texts) > 3
 
 
 def test_fewer_slots_give_the_same_tokens_as_long_as_they_fit(toy, tokenizer):
-    mel = np.random.default_rng(0).uniform(-1, 1.5, (1, 100, 80)).astype(np.float32)
-    (long, embedding), (short, _) = toy(24), toy(12)
-    features = long.encode(mel)
-    assert np.abs(features - short.encode(mel)).max() < 1e-5
-    whole = GreedyDecoder(long, embedding, tokenizer, 24).decode(features, tokenizer.sot_sequence())
-    cut = GreedyDecoder(short, embedding, tokenizer, 12).decode(features, tokenizer.sot_sequence())
-    fitting = 12 - len(tokenizer.sot_sequence()) + 1  # the token after the last slot is still seen from all others
+    whole, _ = decode_toy(toy, tokenizer, ROOMY, 0)
+    cut, _ = decode_toy(toy, tokenizer, TIGHT, 0)
+    fitting = TIGHT - len(tokenizer.sot_sequence()) + 1  # the token after the last slot is still seen from all others
     assert len(whole.tokens) > fitting  # or the comparison would say nothing
     assert cut.tokens[:fitting] == whole.tokens[:fitting]
     assert len(cut.tokens) > fitting  # it goes on with sliding slots
+    assert cut.no_speech_prob == pytest.approx(whole.no_speech_prob, rel=1e-4)
 
 
 def test_the_text_is_what_a_single_call_over_all_of_it_prefers(toy, tokenizer):
-    mel = np.random.default_rng(1).uniform(-1, 1.5, (1, 100, 80)).astype(np.float32)
-    backend, embedding = toy(24)
-    features = backend.encode(mel)
-    decoded = GreedyDecoder(backend, embedding, tokenizer, 24).decode(features, tokenizer.sot_sequence())
-    ids = [*tokenizer.sot_sequence(), *decoded.tokens]
-    assert len(set(decoded.tokens)) > 10
-    logits = backend.decode(features, embedding.embed(ids, range(len(ids)), 24), range(24))
-    forbidden = [*tokenizer.suppress_tokens, *range(tokenizer.timestamp_begin, VOCABULARY)]
-    logits[:, forbidden] = -np.inf
-    logits[1, list(tokenizer.blank_tokens)] = -np.inf
-    assert logits[1 : len(ids) - 1].argmax(-1).tolist() == list(decoded.tokens)
+    decoded, _ = decode_toy(toy, tokenizer, ROOMY, 1)
+    slots = features(toy, ROOMY, 1)
+    prompt = tokenizer.sot_sequence()
+    rows = range(1, 1 + len(decoded.tokens))
+    logits = slots.logits(prompt, decoded.tokens, rows)
+    rules = TokenRules(tokenizer)
+    for index, row in enumerate(logits):
+        rules.apply(row, decoded.tokens[:index])
+    assert len({*decoded.tokens}) > 10
+    assert logits.argmax(-1).tolist() == list(decoded.tokens)
+
+
+# What else
+
+
+def test_a_prompt_that_fills_the_slots_is_refused(toy, tokenizer):
+    slots = features(toy, TIGHT, 0)
+    prompt = [tokenizer.sot] * TIGHT
+    with pytest.raises(ValueError, match=f"a prompt of {TIGHT} leaves none of the {TIGHT} slots for text"):
+        GreedyDecoder(slots, tokenizer).decode(prompt, TokenRules(tokenizer), 1.0)
+
+
+@given(st.lists(st.integers(0, 3), max_size=30))
+def test_no_text_ends_in_a_loop(tokenizer, words):
+    assume(words)
+    text = [5900 + word for word in words]
+    decoded, _ = decode(tokenizer, saying(text, tokenizer.eot))
+    assert loop_length(decoded.tokens) == 0
+    assert decoded.looped == (decoded.tokens != tuple(text))
+
+
+def test_results_compare_by_value():
+    assert Decoded((1, 2), -0.5, 0.1) == Decoded((1, 2), -0.5, 0.1)
+    assert Decoded((1, 2), -0.5, 0.1) != Decoded((1, 2), -0.5, 0.1, looped=True)

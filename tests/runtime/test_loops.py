@@ -1,0 +1,101 @@
+"""Loops are found at the earliest round, and what people repeat is none."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from whisper_runtime.loops import LONG_PHRASE, MAX_LOOP, SHORT_PHRASE_ROUNDS, loop_length
+from whisper_runtime.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(whisper_assets):
+    return Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", 51864)
+
+
+def rounds_of_a_loop(phrase):
+    return 2 if len(phrase) >= LONG_PHRASE else SHORT_PHRASE_ROUNDS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " no, no, no",
+        " No, no, no, I said.",
+        " It was very, very, very good.",
+        " ha ha ha",
+        " He went on and on and on.",
+        " to be or not to be",
+        " far, far away, far, far away",
+        " Bye-bye, bye-bye.",
+        " one two three, one two three",
+        " 555 5555",
+    ],
+)
+def test_repetitions_of_speech_survive(tokenizer, text):
+    tokens = tokenizer.encode(text)
+    for end in range(len(tokens) + 1):
+        assert loop_length(tokens[:end]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (" and so on" * 4, " and so on"),
+        (" you" * 4, " you"),
+        (" I don't know what to do about it." * 2, " I don't know what to do about it."),
+        (" Well, then." + " the quick brown fox jumps over" * 2, " Well, then. the quick brown fox jumps over"),
+    ],
+)
+def test_loops_are_cut_to_one_round(tokenizer, text, kept):
+    tokens = tokenizer.encode(text)
+    repeated = loop_length(tokens)
+    assert repeated > 0
+    assert tokenizer.decode(tokens[:-repeated]) == kept
+
+
+@given(st.lists(st.integers(0, 3), max_size=50))
+def test_what_is_called_a_loop_is_one(tokens):
+    repeated = loop_length(tokens)
+    assert 0 <= repeated < max(1, len(tokens))
+    if repeated:
+        assert any(
+            tokens[-repeated - length :] == tokens[-length:] * (repeated // length + 1)
+            and repeated // length + 1 == rounds_of_a_loop(tokens[-length:])
+            for length in range(1, MAX_LOOP + 1)
+            if repeated % length == 0
+        )
+
+
+@given(st.lists(st.integers(0, 2), max_size=40))
+def test_no_loop_is_missed(tokens):
+    phrases = [tokens[-length:] for length in range(1, min(MAX_LOOP, len(tokens)) + 1)]
+    loops = [
+        phrase
+        for phrase in phrases
+        if tokens[-len(phrase) * rounds_of_a_loop(phrase) :] == phrase * rounds_of_a_loop(phrase)
+    ]
+    assert bool(loop_length(tokens)) == bool(loops)
+
+
+@given(
+    st.lists(st.integers(0, 9), max_size=10), st.lists(st.integers(10, 99), min_size=1, max_size=MAX_LOOP, unique=True)
+)
+def test_a_loop_is_found_with_its_last_token_and_cut_to_one_round(before, phrase):
+    text = [*before, *phrase * rounds_of_a_loop(phrase)]
+    assert loop_length(text[:-1]) == 0 or loop_length(before)
+    assert text[: len(text) - loop_length(text)] == [*before, *phrase]
+
+
+@given(st.lists(st.integers(0, 50_000), unique=True, max_size=100))
+def test_different_tokens_are_no_loop(tokens):
+    assert loop_length(tokens) == 0
+
+
+def test_a_phrase_longer_than_the_longest_loop_is_none():
+    assert loop_length([*range(MAX_LOOP)] * 2) == MAX_LOOP
+    assert loop_length([*range(MAX_LOOP + 1)] * 2) == 0
+
+
+def test_any_sequence_will_do():
+    assert loop_length(()) == 0
+    assert loop_length((5,) * SHORT_PHRASE_ROUNDS) == SHORT_PHRASE_ROUNDS - 1
