@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import stat
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +148,8 @@ def _read(path: Path) -> dict[str, str]:
 
 def _write(path: Path, files: dict[str, str]) -> None:
     """Replace what was remembered, in one step."""
+    import tempfile  # not when nothing has to be written: most starts
+
     latest = dict(list(files.items())[-MOST_ENTRIES:])
     text = json.dumps({"schema": _SCHEMA, "files": latest}, indent=0)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
