@@ -111,6 +111,7 @@ def make_manifest(
                         tensor(f"logits_{part}", 1, sequence, size) for part, size in enumerate(plan.vocabulary_parts)
                     ],
                 },
+                "host_decoder": _host_decoder_io(plan),
             },
             "files": {
                 path.name: {"size": path.stat().st_size, "sha256": sha256_file(path)}
@@ -122,6 +123,36 @@ def make_manifest(
         },
         semver,
     )
+
+
+def _host_decoder_io(plan: ShapePlan) -> dict[str, Any]:
+    """Inputs and outputs of the graphs that `host_decoder` writes; p is the number of tokens in the cache."""
+    heads = plan.dims.n_text_head
+    width = plan.state // heads
+
+    def tensor(name: str, *shape: int | str, dtype: str = "float32") -> dict[str, Any]:
+        return {"name": name, "shape": list(shape), "dtype": dtype}
+
+    def attention(name: str, length: int | str) -> list[dict[str, Any]]:
+        blocks = range(plan.dims.n_text_layer)
+        return [tensor(f"{name}_{part}_{block}", heads, length, width) for block in blocks for part in ("key", "value")]
+
+    cross = attention("cross", plan.feature_frames)
+    return {
+        "cross_attention": {
+            "inputs": [tensor("features", 1, plan.feature_frames, plan.state)],
+            "outputs": cross,
+        },
+        "decoder": {
+            "inputs": [
+                tensor("token_embeddings", 1, plan.state),
+                tensor("rows", "r", dtype="int64"),
+                *attention("self", "p"),
+                *cross,
+            ],
+            "outputs": [*attention("new_self", "p_and_1"), tensor("logits", "r", plan.dims.n_vocab)],
+        },
+    }
 
 
 def publish(folder: Path, manifest: Mapping[str, Any], artifacts: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
 
@@ -40,10 +41,6 @@ def open_float_backend(export: Path) -> OnnxRuntimeBackend:
 
 def float_transcriber(plan: ShapePlan, export: Path, checkpoint: Checkpoint, whisper: Path) -> Transcriber:
     """Transcribe with the exported float graphs, with the very code that runs on the device."""
-    return Transcriber(
-        open_float_backend(export),
-        TokenEmbedding(*host_arrays(checkpoint)),
-        load_tokenizer(whisper, plan.dims),
-        plan.seconds,
-        plan.sequence,
-    )
+    backend = open_float_backend(export)
+    decoder = SlotDecoder(backend, TokenEmbedding(*host_arrays(checkpoint)), plan.sequence)
+    return Transcriber.from_parts(backend, decoder, load_tokenizer(whisper, plan.dims), plan.seconds)

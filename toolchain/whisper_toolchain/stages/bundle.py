@@ -7,9 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from whisper_runtime.host_decoder import CROSS_ATTENTION, HOST_DECODER
+
 from whisper_toolchain import __version__, bundle_writer, third_party
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.download import Report
+from whisper_toolchain.errors import StageError
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, canonical_digest, code_digest, remove_tree, run_stage
 from whisper_toolchain.stages.compile import LOG
@@ -17,6 +20,7 @@ from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
 
 _CODE = ("whisper_runtime.manifest", "whisper_toolchain.bundle_writer", "whisper_toolchain.stages.bundle")
+_HOST_GRAPHS = (CROSS_ATTENTION, HOST_DECODER)
 _VERSIONS = ("numpy", "onnx", "onnxruntime", "torch", "soundfile", "soxr", "tiktoken")
 
 
@@ -36,9 +40,12 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
     exported = Stage.read(workspace.export(plan), f"export {plan.options}")
     calibrated = Stage.read(workspace.calibration(plan), f"calibrate {plan.options}")
     compiled = Stage.read(workspace.compiled(plan), f"compile {plan.options}")
+    if not exported.digests().keys() >= set(_HOST_GRAPHS):
+        raise StageError(f"{exported.folder} has no host decoder: run `whisper-toolchain export {plan.options}` first")
     inputs = {
         "checkpoint": fetched.digests(),
         "compiled": compiled.digests(),
+        "host_decoder": {name: exported.digests()[name] for name in _HOST_GRAPHS},
         "made_from": _made_from(fetched, calibrated, compiled),
         "version": __version__,
         "code": code_digest(*_CODE),
@@ -59,6 +66,8 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
                     bundle_writer.check_hef(compiled.folder / name, plan)
             for name in (*graphs.values(), *compiled.results["extra_files"], LOG):
                 shutil.copyfile(compiled.folder / name, scratch / name)
+            for name in _HOST_GRAPHS:
+                shutil.copyfile(exported.folder / name, scratch / name)
             bundle_writer.write_host_arrays(scratch, plan, *host_arrays(load(fetched.folder / CHECKPOINT)))
             ranks = tokenizer_file(workspace.whisper, plan.dims)
             shutil.copyfile(ranks, scratch / ranks.name)

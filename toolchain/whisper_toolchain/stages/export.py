@@ -1,4 +1,4 @@
-"""Export: the checkpoint as two ONNX graphs, checked on real speech."""
+"""Export: the checkpoint as ONNX graphs, two for the accelerator and two for the host's CPU, checked on real speech."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from whisper_toolchain.workspace import Workspace
 
 _CODE = tuple(
     f"whisper_toolchain.{name}"
-    for name in ("export", "graph_contract", "graph_names", "graph_simplify", "model", "shape_plan")
+    for name in ("export", "graph_contract", "graph_names", "graph_simplify", "host_decoder", "model", "shape_plan")
 )
 
 
@@ -45,22 +45,30 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
 
         from whisper_toolchain.export import check_export, export_graphs
         from whisper_toolchain.float_model import load_tokenizer
+        from whisper_toolchain.host_decoder import check_host_decoder, write_host_decoder
         from whisper_toolchain.model import build_model
 
         checkpoint = load(fetched.folder / CHECKPOINT)
         model = build_model(third_party.import_whisper(workspace.whisper), checkpoint, plan.feature_frames)
         export_graphs(model, plan, folder)
+        write_host_decoder(checkpoint, plan, folder)
         speech = workspace.dataset(dataset).utterances()
         utterance = next((item for item in speech if item.text), speech[0])
         tokenizer = load_tokenizer(workspace.whisper, plan.dims)
         tokens = [*tokenizer.sot_sequence(), *tokenizer.encode(f" {utterance.text or 'Hello.'}")]
-        window = next(cut_windows(load_audio(utterance.path), plan.seconds))
+        window = next(cut_windows([load_audio(utterance.path)], plan.seconds))
         check = check_export(model, plan, folder, window.samples, tokens)
         report(
             f"export: against torch on {utterance.id}: features {check.feature_snr_db:.0f} dB (largest difference "
             f"{check.feature_error:.1e}), logits {check.logit_snr_db:.0f} dB ({check.logit_error:.1e}), the same most "
             "likely token at every position"
         )
-        return {"shape": plan.shape_name, "check": check.as_dict(), "clip": utterance.id}
+        host = check_host_decoder(model, checkpoint, plan, folder, window.samples, tokens)
+        report(
+            f"export: host decoder (int8) against torch on the same: logits {host.logit_snr_db:.0f} dB, the same most "
+            f"likely token at {host.argmax_equal:.0%} of the positions"
+        )
+        check_results = {**check.as_dict(), "host_decoder": host.as_dict()}
+        return {"shape": plan.shape_name, "check": check_results, "clip": utterance.id}
 
     return run_stage("export", workspace.export(plan), inputs, make, report)
