@@ -127,8 +127,7 @@ def _errors(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise AudioError(f"{name}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        reason = error.strerror if isinstance(error, OSError) else None
-        raise AudioError(f"{name}: cannot be read: {reason or error}") from error
+        raise AudioError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def check_samples(samples: ArrayLike, name: str) -> NDArray[np.float32]:

@@ -100,19 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument(
         "files", nargs="+", metavar="FILE", help="a recording, a pattern such as 'talks/*.mp3', or - for stdin"
     )
-    transcribe.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="folder of the bundle")
-    transcribe.add_argument(
-        "--language", metavar="CODE", help="spoken language, such as de (default: detect it; English for .en models)"
-    )
-    transcribe.add_argument(
-        "--task",
-        choices=("transcribe", "translate"),
-        default="transcribe",
-        help="translate: to English, whatever is spoken (default: transcribe)",
-    )
-    transcribe.add_argument(
-        "--timestamps", action="store_true", help="let the model say when each sentence begins and ends: finer segments"
-    )
+    _add_model_options(transcribe)
     transcribe.add_argument(
         "--format",
         choices=(*FORMATS, "all"),
@@ -121,23 +109,28 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="write <name of the recording>.<format> there (default: print)"
     )
-    transcribe.add_argument("--backend", metavar="hailort|onnxruntime", help="default: the one that the bundle is for")
-    transcribe.add_argument(
-        "--decoder",
-        choices=("device", "host", "auto"),
-        default="device",
-        help="where text is decoded: on the accelerator, on this CPU, or where a quick measurement finds it faster "
-        "(default: device)",
-    )
-    transcribe.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
-    transcribe.add_argument(
-        "--share-device",
-        action="store_true",
-        help="let other programs use the Hailo device at the same time; they must share it too",
-    )
-    transcribe.add_argument("--verbose", action="store_true", help="say on stderr how it is done and how fast")
-    transcribe.add_argument("--debug", action="store_true", help="show where an error came from")
     transcribe.set_defaults(run=_transcribe, refuse=transcribe.error)
+
+    stream = commands.add_parser(
+        "stream",
+        help="print what is said while it is said",
+        description="Transcribes a microphone, or raw PCM from a pipe, as it comes in. Lines are final. On a terminal "
+        "the text that may still change stands behind '...'. Ends with the sound, or with Ctrl-C.",
+        epilog="Example: arecord -t raw -f S16_LE -r 16000 -c 1 | whisper-runtime stream - --bundle DIR",
+    )
+    stream.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="a microphone's name or number, or - for raw PCM on stdin: 16 bits, little-endian, mono, 16 kHz "
+        "(default: the system's microphone)",
+    )
+    _add_model_options(stream)
+    stream.add_argument(
+        "--hop", type=_hop, default=1.0, metavar="SECONDS", help="how often text is shown at most (default: 1)"
+    )
+    stream.add_argument("--json", action="store_true", help="print JSON lines, with partial text, latency and calls")
+    stream.set_defaults(run=_stream)
 
     info = commands.add_parser(
         "info",
@@ -159,6 +152,49 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--debug", action="store_true", help="show what HailoRT printed, and where an error came from")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    """What all commands share that make text of sound."""
+    command.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="folder of the bundle")
+    command.add_argument(
+        "--language", metavar="CODE", help="spoken language, such as de (default: detect it; English for .en models)"
+    )
+    command.add_argument(
+        "--task",
+        choices=("transcribe", "translate"),
+        default="transcribe",
+        help="translate: to English, whatever is spoken (default: transcribe)",
+    )
+    command.add_argument(
+        "--timestamps", action="store_true", help="let the model say when each sentence begins and ends: finer segments"
+    )
+    command.add_argument("--backend", metavar="hailort|onnxruntime", help="default: the one that the bundle is for")
+    command.add_argument(
+        "--decoder",
+        choices=("device", "host", "auto"),
+        default="device",
+        help="where text is decoded: on the accelerator, on this CPU, or where a quick measurement finds it faster "
+        "(default: device)",
+    )
+    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
+    command.add_argument(
+        "--share-device",
+        action="store_true",
+        help="let other programs use the Hailo device at the same time; they must share it too",
+    )
+    command.add_argument("--verbose", action="store_true", help="say on stderr how it is done and how fast")
+    command.add_argument("--debug", action="store_true", help="show where an error came from")
+
+
+def _hop(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 60.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 60")
+    return seconds
 
 
 def _positive(text: str) -> int:
@@ -200,8 +236,6 @@ class _Recording:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from whisper_runtime import watchdog
-    from whisper_runtime.bundle import Bundle
-    from whisper_runtime.transcriber import Transcriber
 
     recordings = _recordings(options.files)
     _check_outputs(options, recordings)
@@ -216,16 +250,8 @@ def _transcribe(options: argparse.Namespace) -> int:
     with (
         _log_to_stderr(progress, options.verbose),
         watchdog.watching(),
-        Transcriber(
-            options.bundle,
-            backend=options.backend,
-            decoder=options.decoder,
-            share_device=options.share_device,
-            threads=options.threads,
-        ) as transcriber,
+        _open(options) as transcriber,
     ):
-        if Bundle.open_unverified(options.bundle).manifest.emulated:
-            print(EMULATED_NOTICE, file=sys.stderr)
         for recording in recordings:
             if len(recordings) > 1 and options.output_dir is None and options.format is None:
                 print(f"{recording.shown}:")
@@ -239,6 +265,40 @@ def _transcribe(options: argparse.Namespace) -> int:
                 _complain(str(error))
                 status = 1
     return status
+
+
+def _stream(options: argparse.Namespace) -> int:
+    from whisper_runtime import stream_command, watchdog
+    from whisper_runtime.streaming import StreamTranscriber
+
+    show = stream_command.JsonLines(sys.stdout) if options.json else stream_command.Lines(sys.stdout)
+    with _log_to_stderr(Progress(sys.stderr), options.verbose), watchdog.watching(), _open(options) as transcriber:
+        streamed = StreamTranscriber(
+            transcriber,
+            language=options.language,
+            task=options.task,
+            timestamps=options.timestamps,
+            hop=options.hop,
+        )
+        stream_command.stream(stream_command.open_sound(options.source), streamed, show)
+    return 0
+
+
+def _open(options: argparse.Namespace) -> "Transcriber":
+    """Open the bundle, and say so if it is an emulated one."""
+    from whisper_runtime.bundle import Bundle
+    from whisper_runtime.transcriber import Transcriber
+
+    transcriber = Transcriber(
+        options.bundle,
+        backend=options.backend,
+        decoder=options.decoder,
+        share_device=options.share_device,
+        threads=options.threads,
+    )
+    if Bundle.open_unverified(options.bundle).manifest.emulated:
+        print(EMULATED_NOTICE, file=sys.stderr)
+    return transcriber
 
 
 def _recordings(arguments: Sequence[str]) -> list[_Recording]:

@@ -79,9 +79,9 @@ class WindowCutter:
             raise ValueError(f"a window needs at least 1 second, got {seconds}")
         self._size = seconds * SAMPLE_RATE
         self._start = 0
-        self._samples = np.zeros(0, np.float32)
-        self._levels = np.zeros(0)
-        self._silent = np.zeros(0, bool)
+        self._samples: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._levels: NDArray[np.float64] = np.zeros(0)
+        self._silent: NDArray[np.bool_] = np.zeros(0, bool)
         self._loudest = -np.inf
 
     @property
