@@ -1,0 +1,355 @@
+"""One window: where the text is doubtful there is another look, and the best text is taken."""
+
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from whisper_runtime import window_reader
+from whisper_runtime.audio import SAMPLE_RATE as RATE
+from whisper_runtime.backends import open_backend
+from whisper_runtime.bundle import Bundle
+from whisper_runtime.decoding import Decoded
+from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.loops import loop_length
+from whisper_runtime.manifest import Manifest
+from whisper_runtime.mel import window_mel
+from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.token_rules import TokenRules
+from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.window_reader import DOUBTFUL_LOGPROB, SHIFTS, Prompt, Reading, WindowReader
+from whisper_runtime.windows import Window
+from whisper_toolchain.export import export_graphs
+from whisper_toolchain.model import build_model
+from whisper_toolchain.shape_plan import Dimensions, ShapePlan
+
+VOCABULARY = 51864
+SECONDS = 2
+SURE, WORSE, WORST = 0, 12, 40  # how many other tokens are as likely: more of them, less likely each
+
+ONE, OTHER = " What is this about?", " What was that about?"
+LOOP = " I did not know that." * 2
+# No phrase follows itself, but all is the same.
+NUMBERS = ["one", "two", "six", "ten", "four", "five", "nine", "three", "seven", "eight", "eleven", "twelve"]
+ROUND = "".join(f" then we all went out to buy {number} of the apples, and" for number in NUMBERS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(whisper_assets):
+    return Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def multilingual(whisper_assets):
+    return Tokenizer.from_file(whisper_assets / "multilingual.tiktoken", VOCABULARY + 1)
+
+
+class Ear:
+    """A backend that keeps the mels it is given; features are their numbers."""
+
+    lookahead = 1
+
+    def __init__(self):
+        self.mels = []
+
+    def encode(self, mel):
+        self.mels.append(mel)
+        return len(self.mels) - 1
+
+
+class Script:
+    """A decoder that reads a text in each of the features (the last in all later ones), more or less sure of it."""
+
+    name = "scripted"
+
+    def __init__(self, tokenizer, *readings):
+        self.tokenizer = tokenizer
+        self.readings = [(tokenizer.encode(text), doubt) for text, doubt in readings]
+        self.calls = 0
+        self.guesses = []
+
+    def begin(self, features):
+        self.text, self.doubt = self.readings[min(features, len(self.readings) - 1)]
+        self.fresh = True
+
+    def room(self, prompt, text):
+        return 1000
+
+    def logits(self, prompt, text, rows):
+        self.calls += 1
+        if self.fresh:
+            self.guesses.append(list(text))
+            self.fresh = False
+        logits = np.full((len(rows), self.tokenizer.n_vocab), -50.0, np.float32)
+        for target, row in zip(logits, rows, strict=True):
+            said = max(0, row + 1 - len(prompt))
+            token = self.text[said] if said < len(self.text) else self.tokenizer.eot
+            target[20_000 : 20_000 + self.doubt] = 0.0
+            target[token] = 0.001
+        return logits
+
+
+@pytest.fixture
+def read(tokenizer):
+    """Reads a window whose first and second picture say what is given."""
+
+    def call(*readings, draft=(), length=SECONDS / 2):
+        ear, script = Ear(), Script(tokenizer, *readings)
+        reader = WindowReader(ear, script, tokenizer, SECONDS)
+        window = Window(8000, np.random.default_rng(1).normal(0, 0.1, round(length * RATE)).astype(np.float32))
+        prompt = Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer))
+        reading = reader.read(window, reader.encode(window), prompt, draft)
+        assert reading.window is window
+        return tokenizer.decode(reading.decoded.tokens), reading, ear, script
+
+    return call
+
+
+def test_the_scripts_are_what_they_should_be(tokenizer):
+    """Or the tests below would say nothing."""
+    assert np.log(1 / (1 + WORSE)) < DOUBTFUL_LOGPROB
+    for text, compresses in ((ONE, False), (OTHER, False), (ROUND, True)):
+        assert all(loop_length(tokenizer.encode(text)[:end]) == 0 for end in range(100))
+        assert (len(text) > window_reader._MOST_COMPRESSION * len(zlib.compress(text.encode()))) == compresses
+
+
+# One look or more
+
+
+def test_a_sure_window_is_read_once(read):
+    text, reading, ear, _ = read((ONE, SURE), (OTHER, SURE))
+    assert text == ONE
+    assert reading.shift == SHIFTS[0] == 0.0
+    assert reading.decoded.avg_logprob >= DOUBTFUL_LOGPROB
+    assert len(ear.mels) == 1
+
+
+def test_a_doubtful_window_is_read_until_the_text_is_sure(read):
+    text, reading, ear, _ = read((ONE, WORST), (OTHER, SURE), (ONE, SURE))
+    assert text == OTHER
+    assert reading.shift == SHIFTS[1]
+    assert len(ear.mels) == 2
+
+
+@pytest.mark.parametrize("likeliest", range(len(SHIFTS)))
+def test_of_doubtful_texts_the_likeliest_is_taken(read, likeliest):
+    looks = [(OTHER, WORST)] * len(SHIFTS)
+    looks[likeliest] = (ONE, WORSE)
+    text, reading, ear, _ = read(*looks)
+    assert text == ONE
+    assert reading.shift == SHIFTS[likeliest]
+    assert len(ear.mels) == len(SHIFTS)
+
+
+def test_of_equal_texts_the_first_is_taken(read):
+    _, reading, ear, _ = read((ONE, WORSE))
+    assert reading.shift == 0.0
+    assert len(ear.mels) == len(SHIFTS)
+
+
+def test_a_window_without_room_is_read_once(read):
+    text, reading, ear, _ = read((ONE, WORST), (OTHER, SURE), length=SECONDS)
+    assert text == ONE
+    assert reading.shift == 0.0
+    assert len(ear.mels) == 1
+
+
+@pytest.mark.parametrize("repetition", [LOOP, ROUND], ids=["loop", "compresses"])
+def test_repetition_is_doubtful_however_sure_and_loses(read, repetition):
+    text, reading, ear, _ = read((repetition, SURE), (ONE, WORST))
+    assert text == ONE
+    assert len(ear.mels) == len(SHIFTS)
+    assert not reading.decoded.looped
+
+
+@pytest.mark.parametrize("repetition", [LOOP, ROUND], ids=["loop", "compresses"])
+def test_a_second_text_that_repeats_itself_loses_too(read, repetition):
+    assert read((ONE, WORST), (repetition, SURE))[0] == ONE
+
+
+def test_of_repetitions_the_likeliest_is_taken(read):
+    assert read((ROUND, WORST), (LOOP, WORSE))[1].decoded.looped
+    assert not read((ROUND, WORSE), (LOOP, WORST))[1].decoded.looped
+    assert read((LOOP, WORST), (ROUND, SURE))[0] == ROUND
+
+
+# Drafts
+
+
+def test_a_draft_is_checked_first_and_changes_nothing(read, tokenizer):
+    draft = tuple(tokenizer.encode(ONE))
+    _, plain, _, alone = read((ONE, SURE))
+    _, drafted, _, script = read((ONE, SURE), draft=draft)
+    assert drafted.decoded == plain.decoded
+    assert script.guesses == [list(draft)]
+    assert (script.calls, alone.calls) == (1, len(draft) + 1)
+
+
+def test_the_text_so_far_is_the_draft_of_the_next_look(read, tokenizer):
+    tokens = tokenizer.encode(ONE)
+    looks = len(SHIFTS)
+    script = read((ONE, WORSE))[3]
+    assert script.guesses == [[], *[tokens] * (looks - 1)]
+    assert script.calls == len(tokens) + looks
+
+
+def test_a_glance_is_one_look_however_doubtful(tokenizer):
+    ear, script = Ear(), Script(tokenizer, (ONE, WORST))
+    reader = WindowReader(ear, script, tokenizer, SECONDS)
+    window = Window(0, np.ones(RATE, np.float32))
+    prompt = Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer))
+    reading = reader.glance(window, reader.encode(window), prompt, tokenizer.encode(ONE))
+    assert reading == Reading(window, reading.decoded, 0.0)
+    assert reading.decoded == Decoded(
+        tuple(tokenizer.encode(ONE)), reading.decoded.avg_logprob, reading.decoded.no_speech_prob
+    )
+    assert reading.decoded.avg_logprob < DOUBTFUL_LOGPROB
+    assert (len(ear.mels), script.calls) == (1, 1)
+
+
+# What the encoder is shown
+
+
+def test_the_encoder_gets_the_mel_of_the_window_in_the_devices_layout(tokenizer):
+    ear = Ear()
+    reader = WindowReader(ear, Script(tokenizer), tokenizer, SECONDS)
+    assert reader.lookahead == 1
+    samples = np.random.default_rng(0).normal(0, 0.1, 9000).astype(np.float32)
+    assert reader.encode(Window(0, samples)) == 0
+    (mel,) = ear.mels
+    assert mel.shape == (1, 100 * SECONDS, 80)
+    assert mel.dtype == np.float32
+    assert mel.flags.c_contiguous
+    assert np.array_equal(mel[0].T, window_mel(samples, SECONDS))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    missing=st.integers(0, SECONDS * RATE - 1) | st.integers(0, 10) | st.integers(0, round(1.1 * SHIFTS[-1] * RATE)),
+    shift=st.sampled_from(SHIFTS) | st.floats(0, SECONDS),
+)
+def test_the_shift_delays_the_sound_and_never_pushes_it_out_of_the_window(tokenizer, missing, shift):
+    ear = Ear()
+    reader = WindowReader(ear, Script(tokenizer), tokenizer, SECONDS)
+    samples = np.random.default_rng(0).normal(0, 0.1, SECONDS * RATE - missing).astype(np.float32)
+    reader.encode(Window(0, samples), shift)
+    delay = min(missing, round(shift * RATE))
+    delayed = np.concatenate([np.zeros(delay, np.float32), samples])
+    assert np.array_equal(ear.mels[0][0].T, window_mel(delayed, SECONDS))
+
+
+@pytest.mark.parametrize("missing", [1, 7, 160, round(SHIFTS[1] * RATE), RATE])
+def test_a_reading_says_by_how_much_its_sound_was_shifted(read, missing):
+    length = SECONDS - missing / RATE
+    _, reading, ear, _ = read((ONE, WORST), (OTHER, SURE), length=length)
+    assert reading.shift == pytest.approx(min(missing / RATE, SHIFTS[1]), abs=1e-9)
+    delayed = np.concatenate([np.zeros(round(reading.shift * RATE), np.float32), reading.window.samples])
+    assert np.array_equal(ear.mels[1][0].T, window_mel(delayed, SECONDS))
+
+
+# Languages
+
+
+class Polyglot(Script):
+    """Holds some tokens more likely than others."""
+
+    def __init__(self, tokenizer, heights):
+        super().__init__(tokenizer, ("", SURE))
+        self.heights, self.asked = heights, []
+
+    def logits(self, prompt, text, rows):
+        self.asked.append((list(prompt), list(text), list(rows)))
+        logits = np.zeros((len(rows), self.tokenizer.n_vocab), np.float32)
+        for token, height in self.heights.items():
+            logits[:, token] = height
+        return logits
+
+
+@pytest.mark.parametrize("code", ["en", "de", "su", "zh"])
+def test_the_likeliest_language_is_found_with_its_probability_among_languages(multilingual, code):
+    second = multilingual.language_token("fr")
+    heights = {multilingual.language_token(code): 6.0, second: 4.0, 5900: 20.0, multilingual.timestamp_begin: 30.0}
+    script = Polyglot(multilingual, heights)
+    reader = WindowReader(Ear(), script, multilingual, SECONDS)
+    found, probability = reader.detect_language(reader.encode(Window(0, np.ones(RATE, np.float32))))
+    assert found == code
+    others = len(multilingual.languages) - 2
+    assert probability == pytest.approx(np.exp(6) / (np.exp(6) + np.exp(4) + others), rel=1e-4)
+    assert script.asked == [([multilingual.sot], [], [0])]
+
+
+def test_an_english_model_hears_english(tokenizer):
+    reader = WindowReader(Ear(), Polyglot(tokenizer, {5900: 20.0}), tokenizer, SECONDS)
+    assert reader.detect_language(reader.encode(Window(0, np.ones(RATE, np.float32)))) == ("en", 1.0)
+
+
+# On the device, whose buffers are few
+
+DIMS = Dimensions(80, 50, 16, 2, 1, VOCABULARY, 40, 16, 2, 1)
+PLAN = ShapePlan("toy", "hailo8", 1, 12, DIMS)
+
+
+@pytest.fixture
+def device(patched_whisper, toy_checkpoint, fake_vendor_path, tmp_path):
+    """The toy's graphs on the fake device, and the decoder."""
+    import hef_file
+
+    checkpoint = toy_checkpoint(DIMS, 3)
+    export_graphs(build_model(patched_whisper, checkpoint, 50), PLAN, tmp_path)
+    width, parts = DIMS.n_text_state, PLAN.vocabulary_parts
+
+    def write(net, inputs, outputs):
+        def streams(items):
+            return [
+                hef_file.FakeStream(f"{net}/{name}", shape, 2, 32768.0, 2e-3, (name,), name) for name, shape in items
+            ]
+
+        inputs, outputs = streams(inputs), streams(outputs)
+        names = {stream.name: stream.onnx_name for stream in (*inputs, *outputs)}
+        payload = hef_file.graph_payload((tmp_path / f"{net}.onnx").read_bytes(), names)
+        hef = hef_file.build_hef(hw_arch=1, network_group=net, inputs=inputs, outputs=outputs, payload=payload)
+        (tmp_path / f"{net}.hef").write_bytes(hef)
+
+    features = ("features", (1, 50, width))
+    write("encoder", [("mel", (1, 100, 80))], [features])
+    logits = [(f"logits_{index}", (1, PLAN.sequence, size)) for index, size in enumerate(parts)]
+    write("decoder", [features, ("token_embeddings", (PLAN.sequence, 1, width))], logits)
+    manifest = Manifest(
+        name=PLAN.bundle_name,
+        version="0.1.0+0",
+        content_digest="0",
+        emulated=False,
+        variant="toy",
+        arch="hailo8",
+        seconds=1,
+        sequence=PLAN.sequence,
+        dims=DIMS.as_dict(),
+        vocabulary_parts=parts,
+        sot_sequence=(),
+        eot=0,
+        tokenizer_file="",
+        files={},
+        data={},
+    )
+    state = checkpoint.state
+    embedding = TokenEmbedding(state["decoder.token_embedding.weight"], state["decoder.positional_embedding"])
+    with open_backend(Bundle(tmp_path, manifest)) as backend:
+        yield backend, SlotDecoder(backend, embedding, PLAN.sequence)
+
+
+def test_a_second_look_does_not_take_the_features_of_windows_encoded_ahead(device, tokenizer):
+    backend, slots = device
+    reader = WindowReader(backend, slots, tokenizer, 1)
+    prompt = Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer))
+    random = np.random.default_rng(0)
+    windows = [Window(0, random.normal(0, 0.1, RATE // 2).astype(np.float32)) for _ in range(6)]
+    alone = [reader.read(window, reader.encode(window), prompt) for window in windows]
+    assert all(reading.decoded.avg_logprob < DOUBTFUL_LOGPROB for reading in alone)  # each is looked at again
+    together, ahead = [], []
+    for window in windows:
+        ahead.append((window, reader.encode(window)))
+        if len(ahead) > reader.lookahead:
+            together.append(reader.read(*ahead.pop(0), prompt))
+    together += [reader.read(*item, prompt) for item in ahead]
+    assert together == alone
