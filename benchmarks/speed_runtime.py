@@ -1,0 +1,199 @@
+"""This project's runtime and the reference flow, as engines of speed.py.
+
+    float/host, bundle/host   encoder of the export or of the bundle, and the decoder for the host's CPU
+    float/slots               the accelerator's fixed slots: nothing to draft from
+    float/slots+draft         the same, checking what the host decoder has drafted
+    float/stream              the same slots while the sound comes in, a second a time: each partial text is the draft
+                              of the next
+    reference                 the reference flow's decoder, on the same graphs
+    reference/stream          the reference flow's decoder on the windows of float/stream
+
+Decoding is timed around whole windows, second looks and the making of the draft included.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from speed_engine import ROOT, THREADS, Engine
+from whisper_runtime.audio import SAMPLE_RATE, load_audio
+from whisper_runtime.backends import Backend, Features
+from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
+from whisper_runtime.decoding import Decoded, GreedyDecoder
+from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.host_decoder import HostDecoder
+from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.streaming import StreamTranscriber
+from whisper_runtime.text_decoder import TextDecoder
+from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.transcriber import Transcriber
+from whisper_runtime.window_reader import Prompt, Reading, WindowReader
+from whisper_runtime.windows import Window
+from whisper_toolchain.checkpoints import load
+from whisper_toolchain.float_model import host_arrays, load_tokenizer
+from whisper_toolchain.graph_contract import DECODER, ENCODER
+from whisper_toolchain.shape_plan import ShapePlan
+from whisper_toolchain.stages.fetch import CHECKPOINT
+from whisper_toolchain.workspace import Workspace
+
+# The reference flow divides the scores of the tokens before by this, but for comma and full stop.
+PENALTY, RECENT, EXCLUDED = 1.5, 4, {11, 13}
+
+
+class Stopwatch:
+    """Times the decoding of a reader's windows."""
+
+    def __init__(self, reader: WindowReader) -> None:
+        self.seconds = 0.0
+        self._glance = reader.glance
+        reader.glance = self.glance  # type: ignore[method-assign, assignment]
+
+    def glance(self, *window: Any) -> Reading:
+        """Decode once; see `WindowReader`."""
+        started = time.perf_counter()
+        reading = self._glance(*window)
+        self.seconds += time.perf_counter() - started
+        return reading
+
+
+class DraftedReader(WindowReader):
+    """Checks with one decoder what another has drafted."""
+
+    def __init__(
+        self, backend: Backend, decoder: TextDecoder, host: TextDecoder, tokenizer: Tokenizer, seconds: int
+    ) -> None:
+        super().__init__(backend, decoder, tokenizer, seconds)
+        self._host = host
+        self._drafter = GreedyDecoder(host, tokenizer)
+
+    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
+        """Draft and check."""
+        self._host.begin(features)
+        drafted = self._drafter.decode(prompt.tokens, prompt.rules, window.seconds)
+        return super().glance(window, features, prompt, drafted.tokens)
+
+
+class ReferenceReader(WindowReader):
+    """Decodes as the reference flow does: token by token until the slots are full, all logits of all slots each time.
+
+    It gets the right prompt, which costs it no call. Its own start token makes .en models fill all slots, and others
+    spend three calls on the rest of the prompt.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        decoder: SlotDecoder,
+        tokenizer: Tokenizer,
+        plan: ShapePlan,
+        graph: Path,
+        arrays: tuple[np.ndarray, np.ndarray],
+    ) -> None:
+        super().__init__(backend, decoder, tokenizer, plan.seconds)
+        self._session = open_session(graph, THREADS, "the reference flow")
+        self._logits = sorted(output.name for output in self._session.get_outputs())
+        self._weight, self._positional = arrays[0], arrays[1][: plan.sequence]
+        self._counted = decoder  # it is not run, it only counts
+
+    def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
+        """Decode; there are no second looks."""
+        return self.glance(window, features, prompt)
+
+    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
+        """Decode from nothing."""
+        ids = np.zeros(len(self._positional), np.int64)
+        ids[: len(prompt.tokens)] = prompt.tokens
+        text: list[int] = []
+        for row in range(len(prompt.tokens) - 1, len(ids) - 1):
+            embedded = self._weight[ids] + self._positional
+            feeds = {"features": features, "token_embeddings": np.ascontiguousarray(embedded.T[None, :, :, None])}
+            logits = np.concatenate(self._session.run(self._logits, feeds), axis=2)[0, row]
+            self._counted.calls += 1
+            for token in set(text[-RECENT:]) - EXCLUDED:
+                logits[token] /= PENALTY
+            best = int(logits.argmax())
+            if best == self._tokenizer.eot:
+                break
+            text.append(best)
+            ids[row + 1] = best
+        return Reading(window, Decoded(tuple(text), 0.0, 0.0))
+
+
+class Files:
+    """The runtime on whole recordings."""
+
+    def __init__(self, transcriber: Transcriber) -> None:
+        self._transcriber = transcriber
+        self._stopwatch = Stopwatch(transcriber.reader)
+
+    @property
+    def decoding(self) -> float:
+        """Seconds of decoding so far."""
+        return self._stopwatch.seconds
+
+    @property
+    def calls(self) -> int:
+        """Calls of the decoder so far; those that make a draft are not counted."""
+        return self._transcriber.text_decoder.calls
+
+    def load(self, clip: str) -> np.ndarray:
+        """Samples of a clip."""
+        return load_audio(clip)
+
+    def text(self, samples: np.ndarray) -> str:
+        """Transcribe."""
+        return self._transcriber.text(samples, language="en")
+
+
+class Stream(Files):
+    """The runtime while the sound comes in, as fast as it can: a hop a time."""
+
+    def text(self, samples: np.ndarray) -> str:
+        """Transcribe; partial texts are made and thrown away."""
+        stream = StreamTranscriber(self._transcriber, language="en")
+        updates = [u for at in range(0, len(samples), SAMPLE_RATE) for u in stream.push(samples[at : at + SAMPLE_RATE])]
+        updates += stream.finish()
+        return " ".join(segment.text for update in updates for segment in update.committed)
+
+
+class HardCuts(Files):
+    """The reference flow on whole recordings: it cuts wherever the window is full."""
+
+    def text(self, samples: np.ndarray) -> str:
+        """Transcribe."""
+        prompt, reader = self._transcriber.prompt("en"), self._transcriber.reader
+        size = self._transcriber.seconds * SAMPLE_RATE
+        texts = []
+        for start in range(0, len(samples), size):
+            window = Window(start, samples[start : start + size])
+            reading = reader.read(window, reader.encode(window), prompt)
+            texts.append(self._transcriber.tokenizer.decode(reading.decoded.tokens).strip())
+        return " ".join(texts)
+
+
+def open_runtime(name: str, variant: str, arch: str) -> Engine:
+    """Load one of the engines above."""
+    workspace = Workspace(ROOT)
+    plan = ShapePlan.make(variant, arch)
+    if name == "bundle/host":
+        return Files(Transcriber(workspace.bundle(plan), decoder="host", threads=THREADS))
+    folder = workspace.export(plan)
+    tokenizer = load_tokenizer(workspace.whisper, plan.dims)
+    arrays = host_arrays(load(workspace.checkpoint(variant) / CHECKPOINT))
+    embedding = TokenEmbedding(*arrays)
+    has_slots = name in ("float/slots", "float/slots+draft", "float/stream")
+    backend = OnnxRuntimeBackend(folder / ENCODER, folder / DECODER if has_slots else None, THREADS)
+    if name == "float/host":
+        host = HostDecoder(backend, embedding, folder, THREADS)
+        return Files(Transcriber.from_parts(backend, host, tokenizer, plan.seconds))
+    slots = SlotDecoder(backend, embedding, plan.sequence)
+    transcriber = Transcriber.from_parts(backend, slots, tokenizer, plan.seconds)
+    if name == "float/slots+draft":
+        host = HostDecoder(backend, embedding, folder, THREADS)
+        transcriber.reader = DraftedReader(backend, slots, host, tokenizer, plan.seconds)
+    if name.startswith("reference"):
+        transcriber.reader = ReferenceReader(backend, slots, tokenizer, plan, folder / DECODER, arrays)
+    kinds: dict[str, type[Files]] = {"float/stream": Stream, "reference/stream": Stream, "reference": HardCuts}
+    return kinds.get(name, Files)(transcriber)
