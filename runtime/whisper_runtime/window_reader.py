@@ -1,8 +1,8 @@
-"""Reads one window: encodes and decodes it, and looks a second time where the text is doubtful."""
+"""Reads one window: encodes and decodes it, and looks again where the text is doubtful."""
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.windows import Window
 
 # Where the model is in doubt it is shown the same sound again, a little later in the window: that is another picture
-# to the encoder, and of both texts the one that the model finds likelier is taken. It costs an encoding and, with the
-# first text as its draft, a few decoder calls. Measured, see benchmarks/README.md.
-DOUBTFUL_LOGPROB = -0.25
-SHIFT_SECONDS = 0.2
+# to the encoder, and of all texts the one that the model finds likeliest is taken. A look costs an encoding and, with
+# the text before for a draft, a few decoder calls. Measured, see benchmarks/README.md.
+DOUBTFUL_LOGPROB = -0.2
+SHIFTS = (0.0, 0.1, 0.2)
+"""Seconds of silence before the sound, look by look."""
 
 # Text that compresses this well repeats itself. As in openai-whisper.
 _MOST_COMPRESSION = 2.4
@@ -102,15 +103,18 @@ class WindowReader:
         return Reading(window, self._greedy.decode(prompt.tokens, prompt.rules, window.seconds, draft))
 
     def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
-        """Decode an encoded window, and once more where that is doubtful. Raises BackendError."""
-        first = self.glance(window, features, prompt, draft)
-        if self._is_sure(first.decoded):
-            return first
-        shifted = self.encode(window, SHIFT_SECONDS)
-        second = self.glance(window, shifted, prompt, first.decoded.tokens)
+        """Decode an encoded window, and look again while the text is doubtful. Raises BackendError."""
+        best = self.glance(window, features, prompt, draft)
         room = self._seconds - window.seconds
-        second = Reading(window, second.decoded, min(SHIFT_SECONDS, room))
-        return max(first, second, key=lambda reading: (not self._repeats(reading.decoded), reading.decoded.avg_logprob))
+        for shift in SHIFTS[1:]:
+            if self._is_sure(best.decoded) or room <= 0:
+                break
+            looked = self.glance(window, self.encode(window, shift), prompt, best.decoded.tokens)
+            best = max(best, replace(looked, shift=min(shift, room)), key=self._worth)
+        return best
+
+    def _worth(self, reading: Reading) -> tuple[bool, float]:
+        return not self._repeats(reading.decoded), reading.decoded.avg_logprob
 
     def _is_sure(self, decoded: Decoded) -> bool:
         return decoded.avg_logprob >= DOUBTFUL_LOGPROB and not self._repeats(decoded)

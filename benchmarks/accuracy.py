@@ -1,0 +1,192 @@
+"""Word error rate of the same weights in every form, beside stock openai-whisper, in one harness.
+
+    stock          openai-whisper in torch: 30 s of context, temperature 0
+    float          the exported float graphs: the accelerator's fixed window and slots
+    float/host     the same encoder with the int8 decoder for the host's CPU
+    bundle         the bundle's graphs (an emulated bundle: on this CPU)
+    bundle/host    the bundle's encoder with the decoder for the host's CPU
+
+Corpus level, Whisper's English normaliser. A clip is bad if it has more than twice stock's errors plus 3 words: a
+loop or a lost tail.
+
+    python benchmarks/accuracy.py --variant tiny.en --arch hailo8 SPEECH...
+
+after `make all` for that variant and architecture; SPEECH is whatever DATASET can be. Fails if a float form exceeds
+stock by more than --most points, a bundle exceeds its float form by more than 1, or a clip is bad.
+
+The slots are drafted by the host decoder, which changes no token (tests/runtime/test_decoding.py) and saves most of
+the time. Stock's texts are kept in build/benchmarks, since they take longest.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from whisper_runtime.audio import load_audio
+from whisper_runtime.backends import Backend, Features, open_backend
+from whisper_runtime.bundle import Bundle
+from whisper_runtime.decoding import GreedyDecoder
+from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.host_decoder import HostDecoder
+from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.transcriber import Transcriber
+from whisper_runtime.window_reader import Prompt, Reading, WindowReader
+from whisper_runtime.windows import Window
+from whisper_toolchain import third_party
+from whisper_toolchain.checkpoints import load
+from whisper_toolchain.datasets import Utterance, open_dataset
+from whisper_toolchain.float_model import host_arrays, load_tokenizer, open_float_backend
+from whisper_toolchain.model import build_model
+from whisper_toolchain.shape_plan import VARIANTS, ShapePlan
+from whisper_toolchain.stages.fetch import CHECKPOINT
+from whisper_toolchain.word_errors import WordErrors, count_word_errors
+from whisper_toolchain.workspace import Workspace
+
+FORMS = ("float", "float/host", "bundle", "bundle/host")
+MOST_OF_BUNDLE = 1.0
+WORKSPACE = Workspace(Path(__file__).resolve().parent.parent)
+
+
+class DraftedReader(WindowReader):
+    """Reads with one decoder what another has drafted."""
+
+    def __init__(
+        self, backend: Backend, decoder: SlotDecoder, host: HostDecoder, tokenizer: Tokenizer, seconds: int
+    ) -> None:
+        super().__init__(backend, decoder, tokenizer, seconds)
+        self._host = host
+        self._drafter = GreedyDecoder(host, tokenizer)
+
+    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
+        """Decode once, with the other decoder's text for a draft."""
+        self._host.begin(features)
+        drafted = self._drafter.decode(prompt.tokens, prompt.rules, window.seconds)
+        return super().glance(window, features, prompt, drafted.tokens)
+
+
+def open_form(form: str, plan: ShapePlan) -> Transcriber:
+    """Open one of FORMS."""
+    tokenizer = load_tokenizer(WORKSPACE.whisper, plan.dims)
+    backend: Backend
+    if form.startswith("float"):
+        folder = WORKSPACE.export(plan)
+        backend = open_float_backend(folder)
+        embedding = TokenEmbedding(*host_arrays(load(WORKSPACE.checkpoint(plan.variant) / CHECKPOINT)))
+    else:
+        bundle = Bundle.open(WORKSPACE.bundle(plan))
+        folder, backend, embedding = bundle.folder, open_backend(bundle), bundle.embedding()
+    host = HostDecoder(backend, embedding, folder)
+    if form.endswith("/host"):
+        return Transcriber.from_parts(backend, host, tokenizer, plan.seconds)
+    slots = SlotDecoder(backend, embedding, plan.sequence)
+    transcriber = Transcriber.from_parts(backend, slots, tokenizer, plan.seconds)
+    transcriber.reader = DraftedReader(backend, slots, host, tokenizer, plan.seconds)
+    return transcriber
+
+
+def stock_texts(variant: str, speech: str, utterances: Sequence[Utterance]) -> dict[str, str]:
+    """Texts of openai-whisper, by utterance."""
+    kept = WORKSPACE.root / "build" / "benchmarks" / f"stock-{variant}-{speech}.json"
+    if kept.exists():
+        texts: dict[str, str] = json.loads(kept.read_text(encoding="utf-8"))
+        if set(texts) == {utterance.id for utterance in utterances}:
+            return texts
+    whisper = third_party.import_whisper(_stock_tree(), "stock_whisper")
+    model = build_model(whisper, load(WORKSPACE.checkpoint(variant) / CHECKPOINT), 1500)
+    options = {"temperature": 0.0, "language": "en", "fp16": False}
+    texts = transcribe("stock", utterances, lambda u: whisper.transcribe(model, load_audio(u.path), **options)["text"])
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(texts, indent=1), encoding="utf-8")
+    return texts
+
+
+def _stock_tree() -> Path:
+    tree = WORKSPACE.root / "build" / "benchmarks" / "stock"
+    if not tree.exists():
+        third_party.unpack_sdist(third_party.fetch_sdist(WORKSPACE.third_party, report=_say), tree)
+    return tree
+
+
+def transcribe(name: str, utterances: Sequence[Utterance], text: Callable[[Utterance], str]) -> dict[str, str]:
+    """Texts by utterance; says how it goes."""
+    started = time.perf_counter()
+    texts = {}
+    for number, utterance in enumerate(utterances, start=1):
+        texts[utterance.id] = text(utterance).strip()
+        if number % 50 == 0 or number == len(utterances):
+            _say(f"{name}: {number} of {len(utterances)} clips, {time.perf_counter() - started:.0f} s")
+    return texts
+
+
+def count(utterances: Sequence[Utterance], texts: dict[str, str]) -> WordErrors:
+    """Errors over a corpus."""
+    return count_word_errors([u.text or "" for u in utterances], [texts[u.id] for u in utterances], WORKSPACE.whisper)
+
+
+def bad_clips(utterances: Sequence[Utterance], texts: dict[str, str], stock: dict[str, str]) -> list[str]:
+    """Clips with more than twice stock's errors plus 3 words."""
+    bad = []
+    for utterance in utterances:
+        ours, theirs = (_sum(count([utterance], found)) for found in (texts, stock))
+        if ours > 2 * theirs + 3:
+            bad.append(f"{utterance.id} ({ours} errors, stock {theirs})")
+    return bad
+
+
+def _sum(errors: WordErrors) -> int:
+    return errors.substitutions + errors.deletions + errors.insertions
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Measure and print; return the exit status."""
+    parser = argparse.ArgumentParser(description="Word error rate of one variant in every form, beside stock Whisper.")
+    parser.add_argument("speech", nargs="+", type=Path, help="folders or files of speech with transcripts")
+    parser.add_argument("--variant", required=True, choices=VARIANTS)
+    parser.add_argument("--arch", required=True)
+    parser.add_argument("--forms", default=",".join(FORMS), help=f"of {','.join(FORMS)}")
+    parser.add_argument("--most", type=float, default=0.5, help="points that a float form may be above stock")
+    parser.add_argument("--texts", type=Path, help="folder to write all texts to, as JSON")
+    options = parser.parse_args()
+    plan = ShapePlan.make(options.variant, options.arch)
+    broken = []
+    for folder in options.speech:
+        utterances = [utterance for utterance in open_dataset(folder).utterances() if utterance.text]
+        stock = stock_texts(plan.variant, folder.name, utterances)
+        limit = count(utterances, stock).percent
+        print(f"{plan.bundle_name}, {folder.name}, {len(utterances)} clips, {count(utterances, stock).words} words")
+        print(f"  {'stock':<12} {limit:6.2f} %")
+        percents: dict[str, float] = {}
+        for form in options.forms.split(","):
+            with open_form(form, plan) as transcriber:
+                texts = transcribe(form, utterances, lambda u, t=transcriber: t.text(u.path, language="en"))  # type: ignore[misc]
+            percents[form] = count(utterances, texts).percent
+            bad = bad_clips(utterances, texts, stock)
+            print(f"  {form:<12} {percents[form]:6.2f} %  bad: {', '.join(bad) or 'none'}", flush=True)
+            if options.texts:
+                _write(options.texts / f"{plan.bundle_name}-{folder.name}-{form.replace('/', '-')}.json", texts)
+            most = limit + options.most
+            if form.startswith("bundle"):
+                most = percents.get(form.replace("bundle", "float"), limit) + MOST_OF_BUNDLE
+            if percents[form] > most or bad:
+                broken.append(f"{folder.name} {form}")
+    if broken:
+        print(f"broken promises: {', '.join(broken)}")
+    return 1 if broken else 0
+
+
+def _write(path: Path, texts: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(texts, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
