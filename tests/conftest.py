@@ -44,6 +44,14 @@ def ignore(line: str) -> None:
     """Takes a line of progress and does nothing with it."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the runtime remembers of verified files stays out of the user's cache; processes we start inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def fake_vendor_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The strict fakes of the vendor's two packages, importable for one test."""

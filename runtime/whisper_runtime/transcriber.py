@@ -1,7 +1,6 @@
 """From a recording to text."""
 
 import itertools
-import logging
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import numpy as np
 from whisper_runtime.audio import SAMPLE_RATE, AudioFile, check_samples
 from whisper_runtime.backends import Backend, Features, open_backend
 from whisper_runtime.bundle import Bundle
-from whisper_runtime.choose_decoder import choose_decoder
 from whisper_runtime.closing import Closing
 from whisper_runtime.errors import BackendError, TokenizerError, WhisperError
 from whisper_runtime.host_decoder import HostDecoder
@@ -27,8 +25,6 @@ from whisper_runtime.windows import Window, cut_windows
 
 DECODERS = ("device", "host", "auto")
 ENGLISH = "en"
-
-_log = logging.getLogger(__name__)
 
 
 class Transcriber(Closing):
@@ -67,7 +63,7 @@ class Transcriber(Closing):
     ) -> None:
         if decoder not in DECODERS:
             raise BackendError(f"unknown decoder '{decoder}': choose one of {', '.join(DECODERS)}")
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, remember=True)
         manifest = opened.manifest
         embedding, tokenizer = opened.embedding(), opened.tokenizer()
         # Last, so that nothing can fail while the device is held.
@@ -79,6 +75,8 @@ class Transcriber(Closing):
             elif decoder == "host":
                 text_decoder = HostDecoder(device, embedding, opened.folder, threads)
             else:
+                from whisper_runtime.choose_decoder import choose_decoder  # seldom wanted, and start-up counts
+
                 text_decoder = choose_decoder(device, embedding, opened, threads)
             self._set(device, text_decoder, tokenizer, manifest.seconds)
         except BaseException:
@@ -184,7 +182,6 @@ class Transcriber(Closing):
         if first is None:
             return ENGLISH, 0.0, iter(())
         language, probability = self.reader.detect_language(self.reader.encode(first))
-        _log.info("language: %s (probability %.2f)", language, probability)
         return language, probability, itertools.chain([first], windows)
 
     def _segments(self, windows: Iterator[Window], prompt: Prompt) -> Iterator[Segment]:
