@@ -1,0 +1,163 @@
+"""`--decoder auto`: the faster decoder is taken, and the log says why."""
+
+import logging
+import re
+import shutil
+import sys
+import time
+
+import numpy as np
+import pytest
+from whisper_runtime.bundle import Bundle
+from whisper_runtime.choose_decoder import TOKENS, choose_decoder
+from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.errors import DeviceTimeoutError
+from whisper_runtime.host_decoder import CROSS_ATTENTION
+from whisper_runtime.manifest import Manifest
+from whisper_runtime.transcriber import Transcriber
+from whisper_toolchain.float_model import host_arrays
+from whisper_toolchain.host_decoder import write_host_decoder
+from whisper_toolchain.shape_plan import Dimensions, ShapePlan
+
+DIMS = Dimensions(80, 50, 32, 2, 2, 103, 64, 32, 2, 3)
+PLAN = ShapePlan("toy", "hailo8", 1, 12, DIMS)
+LINE = re.compile(r"decoder: (\w+) \((\d+\.\d) ms a token, (\w+) (\d+\.\d) ms\)")
+
+
+class Device:
+    """In place of an accelerator: it takes the seconds that it is told to."""
+
+    lookahead = 0
+
+    def __init__(self, step=0.0, reading=0.0, failure=None):
+        self.step, self.reading, self.failure = step, reading, failure
+        self.encoded = self.decoded = 0
+
+    def encode(self, mel):
+        assert (mel.shape, mel.dtype) == ((1, 100, 80), np.float32)
+        assert mel.flags.c_contiguous
+        self.encoded += 1
+        return np.ones((1, 50, 32), np.float32)
+
+    def decode(self, features, token_embeddings, rows):
+        assert token_embeddings.shape == (12, 1, 32)
+        self.decoded += 1
+        if self.failure is not None:
+            raise self.failure
+        time.sleep(self.step)
+        return np.zeros((len(rows), DIMS.n_vocab), np.float32)
+
+    def read_features(self, features):
+        time.sleep(self.reading)
+        return features
+
+
+@pytest.fixture(scope="module")
+def checkpoint(toy_checkpoint):
+    return toy_checkpoint(DIMS, 3)
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    write_host_decoder(checkpoint, PLAN, folder)
+    manifest = Manifest(
+        name=PLAN.bundle_name,
+        version="0.1.0+0",
+        content_digest="0",
+        emulated=False,
+        variant="toy",
+        arch="hailo8",
+        seconds=PLAN.seconds,
+        sequence=PLAN.sequence,
+        dims=DIMS.as_dict(),
+        vocabulary_parts=PLAN.vocabulary_parts,
+        sot_sequence=(7, 3, 9),
+        eot=0,
+        tokenizer_file="",
+        files={},
+        data={},
+    )
+    return Bundle(folder, manifest)
+
+
+@pytest.fixture
+def choose(bundle, checkpoint, caplog):
+    """The decoder that was taken and the one line that was logged."""
+
+    def call(device, bundle=bundle):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "whisper_runtime"):
+            decoder = choose_decoder(device, TokenEmbedding(*host_arrays(checkpoint)), bundle, threads=1)
+        (record,) = caplog.records
+        assert record.levelno == logging.INFO
+        return decoder, record.getMessage()
+
+    return call
+
+
+def test_a_slow_device_loses(choose):
+    decoder, line = choose(Device(step=0.03))
+    assert decoder.name == "host"
+    name, ours, other, theirs = LINE.fullmatch(line).groups()
+    assert (name, other) == ("host", "device")
+    assert float(ours) < 30 <= float(theirs)
+
+
+def test_a_fast_device_wins(choose):
+    decoder, line = choose(Device(reading=0.5))
+    assert decoder.name == "device"
+    name, ours, other, theirs = LINE.fullmatch(line).groups()
+    assert (name, other) == ("device", "host")
+    assert float(ours) < float(theirs)
+    # Its steps are fast; what it does once a window counts by the token.
+    assert 500 / TOKENS <= float(theirs) < 500
+
+
+def test_it_takes_one_window_and_few_steps(choose):
+    device = Device(step=0.001)
+    choose(device)
+    assert device.encoded == 1
+    assert 4 <= device.decoded <= 6
+
+
+@pytest.mark.parametrize("device", [Device(step=0.03), Device(reading=0.5)])
+def test_what_was_taken_is_ready_and_has_counted_nothing(choose, device):
+    decoder, _ = choose(device)
+    assert decoder.calls == 0
+    decoder.begin(device.encode(np.zeros((1, 100, 80), np.float32)))
+    assert decoder.logits((7, 3, 9), [4], [3]).shape == (1, DIMS.n_vocab)
+    assert decoder.calls > 0
+
+
+def test_without_onnxruntime_the_device_is_taken(choose, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    decoder, line = choose(Device(step=0.03))
+    assert decoder.name == "device"
+    assert line.startswith("decoder: device, because ")
+    assert "pip install 'onnxruntime" in line
+
+
+def test_with_a_bundle_of_an_earlier_version_the_device_is_taken(choose, bundle, tmp_path):
+    old = shutil.copytree(bundle.folder, tmp_path / "old")
+    (old / CROSS_ATTENTION).unlink()
+    decoder, line = choose(Device(step=0.03), Bundle(old, bundle.manifest))
+    assert decoder.name == "device"
+    assert line.startswith("decoder: device, because ")
+    assert f"{old}: has no {CROSS_ATTENTION}" in line
+
+
+def test_a_device_that_fails_is_an_error(bundle, checkpoint):
+    device = Device(failure=DeviceTimeoutError("the device is gone"))
+    with pytest.raises(DeviceTimeoutError, match="the device is gone"):
+        choose_decoder(device, TokenEmbedding(*host_arrays(checkpoint)), bundle)
+
+
+def test_a_real_bundle_is_measured_and_transcribes(tiny_en_bundle, jfk, caplog):
+    with caplog.at_level(logging.INFO, "whisper_runtime"):
+        transcriber = Transcriber(tiny_en_bundle.folder, decoder="auto")
+    with transcriber:
+        (line,) = filter(None, (LINE.fullmatch(record.getMessage()) for record in caplog.records))
+        assert line.group(1) == transcriber.text_decoder.name
+        assert float(line.group(2)) <= float(line.group(4))
+        assert "fellow Americans" in transcriber.text(jfk)
