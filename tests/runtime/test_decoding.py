@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from whisper_runtime import decoding
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from whisper_runtime.decoding import EOT_MARGIN, TOKENS_PER_SECOND, Decoded, GreedyDecoder
+from whisper_runtime.decoding import EOT_MARGIN, TOKENS_PER_SECOND, GreedyDecoder
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.loops import LONG_PHRASE, loop_length
 from whisper_runtime.slot_decoder import SlotDecoder
@@ -483,8 +483,3 @@ def test_no_text_ends_in_a_loop(tokenizer, words):
     decoded, _ = decode(tokenizer, saying(text, tokenizer.eot))
     assert loop_length(decoded.tokens) == 0
     assert decoded.looped == (decoded.tokens != tuple(text))
-
-
-def test_results_compare_by_value():
-    assert Decoded((1, 2), -0.5, 0.1) == Decoded((1, 2), -0.5, 0.1)
-    assert Decoded((1, 2), -0.5, 0.1) != Decoded((1, 2), -0.5, 0.1, looped=True)
