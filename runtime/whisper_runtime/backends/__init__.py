@@ -32,7 +32,8 @@ class Backend(Protocol):
     def encode(self, mel: np.ndarray) -> Features:
         """Mel (1, 100*s, 80) -> features of 50*s frames of width d, to be handed to the other methods as they are.
 
-        May return before the features are there; a failure may then be raised by what is called with them.
+        May return before the features are there; a failure may then be raised by what is called with them. They stay
+        good for as long as they are kept, however many windows are encoded after them.
         """
         ...
 

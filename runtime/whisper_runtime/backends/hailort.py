@@ -12,6 +12,7 @@ import logging
 import re
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,8 +44,6 @@ RELEASE_LIMIT = 15.0
 
 SHARED_GROUP = "SHARED"  # any name would do; programs share a device if they use the same one
 
-# Two windows at a time: one is decoded while the next one is encoded.
-_BUFFER_SETS = 2
 _PAGE = 4096
 # A logits output's number in the names of its ONNX nodes, such as `decoder.vocabulary.2/MatMul` or `logits_2`.
 _PART = re.compile(r"(?:^|[./])(?:vocabulary\.|logits_)(\d+)(?:$|/)")
@@ -55,8 +54,8 @@ _log = logging.getLogger(__name__)
 class HailoRTBackend(Closing):
     """The two graphs of a bundle on a Hailo device, for one thread.
 
-    The features of a window can be decoded or read until the second window after it is encoded: then its buffers are
-    used again. Once a job has failed or timed out, its graph is not used any more and later calls raise at once.
+    Features hold the buffers that they are in, and give them back for another window once nobody keeps them. Once a
+    job has failed or timed out, its graph is not used any more and later calls raise at once.
 
     `encode`, `decode` and `read_features` wait for a limited time. Opening and `close` cannot: HailoRT's Python
     package keeps hold of the whole interpreter while it opens, configures and releases a device. If its driver hangs
@@ -76,7 +75,7 @@ class HailoRTBackend(Closing):
         BackendError: HailoRT fails in another way.
     """
 
-    lookahead = _BUFFER_SETS - 1
+    lookahead = 1  # one window is decoded while the next one is encoded
 
     def __init__(self, encoder: Hef, decoder: Hef | None, manifest: Manifest, share_device: bool = False) -> None:
         hailo = import_hailort()
@@ -96,8 +95,8 @@ class HailoRTBackend(Closing):
                 self._encoder = device.load(encoder, "encoder", [self._mel], [self._encoded])
                 if self._decoder is not None:
                     self._decoder.load(device)
-                # Allocated once and never replaced, like the decoder's buffers.
-                self._sets = [self._new_set() for _ in range(_BUFFER_SETS)]
+                # As many as one recording needs, but for second looks at a window.
+                self._free = [self._new_set() for _ in range(1 + self.lookahead)]
         except BaseException:
             self.close()
             raise
@@ -132,23 +131,25 @@ class HailoRTBackend(Closing):
         """
         self._check_usable(self._encoder, *([] if self._decoder is None else [self._decoder.model]))
         _check("mel", mel, self._mel)
-        buffers = self._sets[self._windows % len(self._sets)]
         # Done long ago, but for a window that nobody has decoded yet. A job that is refused would end it with itself.
+        # And a free buffer may belong to features that were dropped while they were encoded.
         self._encoder.drain()
+        buffers = self._free.pop() if self._free else self._new_set()
         np.copyto(buffers.mel, mel)
         self._windows += 1
         buffers.window = self._windows
-        job = self._encoder.submit(buffers.encoder_bindings)
-        return _Features(self, buffers, buffers.window, job)
+        features = _Features(self, buffers, self._encoder.submit(buffers.encoder_bindings))
+        weakref.finalize(features, self._free.append, buffers).atexit = False
+        return features
 
     def decode(self, features: "_Features", token_embeddings: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         """Encoded features and embeddings (n, 1, d) float32 -> logits (len(rows), vocab) float32.
 
         Raises:
             DeviceTimeoutError: the device did not answer in time.
-            BackendError: features from elsewhere or whose buffers hold a later window, embeddings of the wrong type
-                or shape or with NaN or infinity, a row that is not a slot, a backend that is closed, has failed or
-                has no decoder, HailoRT fails, or an output is dead.
+            BackendError: features from elsewhere, embeddings of the wrong type or shape or with NaN or infinity, a row
+                that is not a slot, a backend that is closed, has failed or has no decoder, HailoRT fails, or an
+                output is dead.
         """
         if self._decoder is None:
             raise BackendError("the decoder is not on the device: open the bundle with its decoder")
@@ -161,8 +162,8 @@ class HailoRTBackend(Closing):
 
         Raises:
             DeviceTimeoutError: the device did not answer in time.
-            BackendError: features from elsewhere or whose buffers hold a later window, a backend that is closed,
-                the encoding failed, or the output is dead.
+            BackendError: features from elsewhere, a backend that is closed, the encoding failed, or the output is
+                dead.
         """
         self._check_usable()
         buffers = self._buffers_of(features)
@@ -209,11 +210,6 @@ class HailoRTBackend(Closing):
     def _buffers_of(self, features: "_Features") -> "_BufferSet":
         if not isinstance(features, _Features) or features.backend is not self:
             raise BackendError("features: not made by this backend's encode")
-        if features.buffers.window != features.window:
-            raise BackendError(
-                "features: their buffers hold a later window by now: decode a window before the second one after it "
-                "is encoded, and one recording at a time"
-            )
         return features.buffers
 
     def _new_set(self) -> "_BufferSet":
@@ -433,11 +429,10 @@ class _BufferSet:
 
 @dataclass(frozen=True, eq=False)
 class _Features:
-    """Handle of a window that is being encoded: valid as long as its buffers hold that very window."""
+    """Handle of a window that is being encoded."""
 
     backend: HailoRTBackend
     buffers: _BufferSet
-    window: int
     job: "_Job"
 
 
