@@ -15,12 +15,26 @@ from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.windows import Window
 
-# Where the model is in doubt it is shown the same sound again, a little later in the window: that is another picture
-# to the encoder, and of all texts the one that the model finds likeliest is taken. A look costs an encoding and, with
-# the text before for a draft, a few decoder calls. Measured, see benchmarks/README.md.
+# Where the model is in doubt it is shown the same sound again, a little later in the window and then louder: that is
+# another picture to the encoder, and of all texts the one that the model finds likeliest is taken. A look costs an
+# encoding and, with the text before for a draft, a few decoder calls. Measured, see benchmarks/README.md.
 DOUBTFUL_LOGPROB = -0.2
-SHIFTS = (0.0, 0.1, 0.2)
-"""Seconds of silence before the sound, look by look."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a window is shown to the encoder.
+
+    Attributes:
+        shift: seconds of silence before the sound.
+        gain: factor of the samples.
+    """
+
+    shift: float
+    gain: float = 1.0
+
+
+LOOKS = (Look(0.0), Look(0.1), Look(0.15, 2.5))
 
 # Text that compresses this well repeats itself. As in openai-whisper.
 _MOST_COMPRESSION = 2.4
@@ -76,12 +90,11 @@ class WindowReader:
         """How many windows may be encoded ahead of the one that is read."""
         return self._backend.lookahead
 
-    def encode(self, window: Window, shift: float = 0.0) -> Features:
-        """Start encoding a window behind `shift` seconds of silence, as far as there is room. Raises BackendError."""
-        room = self._seconds * SAMPLE_RATE - len(window.samples)
-        silence = np.zeros(min(room, round(shift * SAMPLE_RATE)), np.float32)
-        mel = window_mel(np.concatenate((silence, window.samples)), self._seconds)
-        return self._backend.encode(np.ascontiguousarray(mel.T[None]))
+    def encode(self, window: Window, look: Look = LOOKS[0]) -> Features:
+        """Start encoding a window, shifted as far as there is room. Raises BackendError."""
+        silence = np.zeros(round(self._shift(window, look) * SAMPLE_RATE), np.float32)
+        shown = np.concatenate((silence, window.samples * np.float32(look.gain)))
+        return self._backend.encode(np.ascontiguousarray(window_mel(shown, self._seconds).T[None]))
 
     def detect_language(self, features: Features) -> tuple[str, float]:
         """The most likely of the languages that a multilingual model knows, and its probability among them.
@@ -105,13 +118,15 @@ class WindowReader:
     def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
         """Decode an encoded window, and look again while the text is doubtful. Raises BackendError."""
         best = self.glance(window, features, prompt, draft)
-        room = self._seconds - window.seconds
-        for shift in SHIFTS[1:]:
-            if self._is_sure(best.decoded) or room <= 0:
+        for look in LOOKS[1:]:
+            if self._is_sure(best.decoded):
                 break
-            looked = self.glance(window, self.encode(window, shift), prompt, best.decoded.tokens)
-            best = max(best, replace(looked, shift=min(shift, room)), key=self._worth)
+            looked = self.glance(window, self.encode(window, look), prompt, best.decoded.tokens)
+            best = max(best, replace(looked, shift=self._shift(window, look)), key=self._worth)
         return best
+
+    def _shift(self, window: Window, look: Look) -> float:
+        return min(look.shift, (self._seconds * SAMPLE_RATE - len(window.samples)) / SAMPLE_RATE)
 
     def _worth(self, reading: Reading) -> tuple[bool, float]:
         return not self._repeats(reading.decoded), reading.decoded.avg_logprob
