@@ -121,8 +121,11 @@ class WindowReader:
         for look in LOOKS[1:]:
             if self._is_sure(best.decoded):
                 break
+            shift = self._shift(window, look)
+            if not shift and look.gain == 1.0:
+                continue  # the same picture: the window is full
             looked = self.glance(window, self.encode(window, look), prompt, best.decoded.tokens)
-            best = max(best, replace(looked, shift=self._shift(window, look)), key=self._worth)
+            best = max(best, replace(looked, shift=shift), key=self._worth)
         return best
 
     def _shift(self, window: Window, look: Look) -> float:

@@ -17,7 +17,7 @@ from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.window_reader import DOUBTFUL_LOGPROB, SHIFTS, Prompt, Reading, WindowReader
+from whisper_runtime.window_reader import DOUBTFUL_LOGPROB, LOOKS, Look, Prompt, Reading, WindowReader
 from whisper_runtime.windows import Window
 from whisper_toolchain.export import export_graphs
 from whisper_toolchain.model import build_model
@@ -90,6 +90,9 @@ class Script:
         return logits
 
 
+SHIFTS = [look.shift for look in LOOKS]
+
+
 @pytest.fixture
 def read(tokenizer):
     """Reads a window whose first and second picture say what is given."""
@@ -148,11 +151,12 @@ def test_of_equal_texts_the_first_is_taken(read):
     assert len(ear.mels) == len(SHIFTS)
 
 
-def test_a_window_without_room_is_read_once(read):
+def test_a_window_without_room_is_not_shown_the_same_picture_again(read):
     text, reading, ear, _ = read((ONE, WORST), (OTHER, SURE), length=SECONDS)
-    assert text == ONE
+    assert text == OTHER
     assert reading.shift == 0.0
-    assert len(ear.mels) == 1
+    assert len(ear.mels) == 2
+    assert not np.array_equal(*ear.mels)
 
 
 @pytest.mark.parametrize("repetition", [LOOP, ROUND], ids=["loop", "compresses"])
@@ -225,16 +229,16 @@ def test_the_encoder_gets_the_mel_of_the_window_in_the_devices_layout(tokenizer)
 @settings(max_examples=50, deadline=None)
 @given(
     missing=st.integers(0, SECONDS * RATE - 1) | st.integers(0, 10) | st.integers(0, round(1.1 * SHIFTS[-1] * RATE)),
-    shift=st.sampled_from(SHIFTS) | st.floats(0, SECONDS),
+    look=st.sampled_from(LOOKS) | st.builds(Look, st.floats(0, SECONDS), st.floats(0.1, 10)),
 )
-def test_the_shift_delays_the_sound_and_never_pushes_it_out_of_the_window(tokenizer, missing, shift):
+def test_a_look_delays_the_sound_and_never_pushes_it_out_of_the_window(tokenizer, missing, look):
     ear = Ear()
     reader = WindowReader(ear, Script(tokenizer), tokenizer, SECONDS)
     samples = np.random.default_rng(0).normal(0, 0.1, SECONDS * RATE - missing).astype(np.float32)
-    reader.encode(Window(0, samples), shift)
-    delay = min(missing, round(shift * RATE))
-    delayed = np.concatenate([np.zeros(delay, np.float32), samples])
-    assert np.array_equal(ear.mels[0][0].T, window_mel(delayed, SECONDS))
+    reader.encode(Window(0, samples), look)
+    delay = min(missing, round(look.shift * RATE))
+    shown = np.concatenate([np.zeros(delay, np.float32), samples * np.float32(look.gain)])
+    assert np.array_equal(ear.mels[0][0].T, window_mel(shown, SECONDS))
 
 
 @pytest.mark.parametrize("missing", [1, 7, 160, round(SHIFTS[1] * RATE), RATE])
