@@ -476,6 +476,7 @@ def test_a_prompt_that_fills_the_slots_is_refused(toy, tokenizer):
         GreedyDecoder(slots, tokenizer).decode(prompt, TokenRules(tokenizer), 1.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=30))
 def test_no_text_ends_in_a_loop(tokenizer, words):
     assume(words)

@@ -1,7 +1,7 @@
 """Loops are found at the earliest round, and what people repeat is none."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from whisper_runtime.loops import LONG_PHRASE, MAX_LOOP, SHORT_PHRASE_ROUNDS, loop_length
 from whisper_runtime.tokenizer import Tokenizer
@@ -53,6 +53,7 @@ def test_loops_are_cut_to_one_round(tokenizer, text, kept):
     assert tokenizer.decode(tokens[:-repeated]) == kept
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=50))
 def test_what_is_called_a_loop_is_one(tokens):
     repeated = loop_length(tokens)
@@ -66,6 +67,7 @@ def test_what_is_called_a_loop_is_one(tokens):
         )
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=40))
 def test_no_loop_is_missed(tokens):
     phrases = [tokens[-length:] for length in range(1, min(MAX_LOOP, len(tokens)) + 1)]
@@ -77,6 +79,7 @@ def test_no_loop_is_missed(tokens):
     assert bool(loop_length(tokens)) == bool(loops)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 9), max_size=10), st.lists(st.integers(10, 99), min_size=1, max_size=MAX_LOOP, unique=True)
 )
@@ -86,6 +89,7 @@ def test_a_loop_is_found_with_its_last_token_and_cut_to_one_round(before, phrase
     assert text[: len(text) - loop_length(text)] == [*before, *phrase]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50_000), unique=True, max_size=100))
 def test_different_tokens_are_no_loop(tokens):
     assert loop_length(tokens) == 0

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from whisper_runtime import segmenting
 from whisper_runtime.audio import SAMPLE_RATE as RATE
@@ -106,6 +106,7 @@ def test_what_the_shift_moves_out_of_the_window_is_brought_back(tokenizer, say):
     assert two.end == pytest.approx(55)
 
 
+@settings(deadline=None)
 @given(data=st.data(), start=st.integers(0, 10**9), length=st.integers(1, 10 * RATE), shift=st.sampled_from(SHIFTS))
 def test_times_never_go_back_and_never_leave_the_window(tokenizer, data, start, length, shift):
     word = st.sampled_from(

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError
@@ -49,6 +49,7 @@ def tokens(count, start=100):
 # What the slots hold
 
 
+@settings(deadline=None)
 @given(lengths)
 def test_the_slots_hold_the_prompt_and_the_latest_tokens_at_their_true_positions(drawn):
     prompt, text, sequence = drawn
@@ -86,6 +87,7 @@ def test_a_new_window_is_another_one():
 # When tokens leave
 
 
+@settings(deadline=None)
 @given(lengths)
 def test_tokens_leave_in_blocks_and_only_when_they_must(drawn):
     prompt, text, sequence = drawn
@@ -101,6 +103,7 @@ def test_tokens_leave_in_blocks_and_only_when_they_must(drawn):
     assert slots - block + 1 >= min(slots, 0.7 * slots)
 
 
+@settings(deadline=None)
 @given(lengths)
 def test_a_guess_within_the_room_drops_nothing(drawn):
     prompt, text, sequence = drawn
@@ -113,6 +116,7 @@ def test_a_guess_within_the_room_drops_nothing(drawn):
 # Guesses
 
 
+@settings(deadline=None)
 @given(drawn=lengths, share=st.floats(0, 1), seed=st.integers(0, 999))
 def test_rows_checked_together_are_those_of_one_call_each(drawn, share, seed):
     prompt, text, sequence = drawn
@@ -136,6 +140,7 @@ def test_rows_of_the_prompt_are_there_while_the_text_is_empty():
 # Refusals
 
 
+@settings(deadline=None)
 @given(lengths)
 def test_rows_that_have_left_the_slots_are_refused(drawn):
     prompt, text, sequence = drawn

@@ -436,6 +436,7 @@ def test_a_window_of_no_length_is_refused(length):
 # Its parts
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=60))
 def test_pauses_are_the_runs_of_quiet_frames(quiet):
     middles, lengths = pauses(np.array(quiet, bool))
@@ -450,6 +451,7 @@ def test_pauses_are_the_runs_of_quiet_frames(quiet):
         assert abs(middle - (start + count / 2)) <= 0.5
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-120, 0), max_size=200))
 def test_the_loudest_frames_are_never_quiet(levels):
     levels = np.array(levels)
