@@ -10,11 +10,12 @@ from whisper_runtime.decoding import Decoded
 from whisper_runtime.segmenting import segments_of
 from whisper_runtime.token_rules import SECONDS_PER_TIMESTAMP
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.window_reader import SHIFTS, Reading
+from whisper_runtime.window_reader import LOOKS, Reading
 from whisper_runtime.windows import Window
 
 VOCABULARY = 51864
 LIKELY, SPEECH = -0.2, 0.01
+SHIFTS = [look.shift for look in LOOKS]
 
 
 @pytest.fixture(scope="module")
