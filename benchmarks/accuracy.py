@@ -26,17 +26,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from drafted_reader import DraftedReader
 from whisper_runtime.audio import load_audio
-from whisper_runtime.backends import Backend, Features, open_backend
+from whisper_runtime.backends import Backend, open_backend
 from whisper_runtime.bundle import Bundle
-from whisper_runtime.decoding import GreedyDecoder
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.slot_decoder import SlotDecoder
-from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
-from whisper_runtime.window_reader import Prompt, Reading, WindowReader
-from whisper_runtime.windows import Window
 from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.datasets import Utterance, open_dataset
@@ -50,23 +47,6 @@ from whisper_toolchain.workspace import Workspace
 FORMS = ("float", "float/host", "bundle", "bundle/host")
 MOST_OF_BUNDLE = 1.0
 WORKSPACE = Workspace(Path(__file__).resolve().parent.parent)
-
-
-class DraftedReader(WindowReader):
-    """Reads with one decoder what another has drafted."""
-
-    def __init__(
-        self, backend: Backend, decoder: SlotDecoder, host: HostDecoder, tokenizer: Tokenizer, seconds: int
-    ) -> None:
-        super().__init__(backend, decoder, tokenizer, seconds)
-        self._host = host
-        self._drafter = GreedyDecoder(host, tokenizer)
-
-    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
-        """Decode once, with the other decoder's text for a draft."""
-        self._host.begin(features)
-        drafted = self._drafter.decode(prompt.tokens, prompt.rules, window.seconds)
-        return super().glance(window, features, prompt, drafted.tokens)
 
 
 def open_form(form: str, plan: ShapePlan) -> Transcriber:
