@@ -21,7 +21,7 @@ from whisper_runtime.tokenizer import Tokenizer
 EOT_MARGIN = 2.0
 TOKENS_PER_SECOND = 2.0
 
-# How far behind a wrong guess the draft is searched for where it goes on.
+# How far around a wrong guess the draft is searched for where it goes on.
 _REALIGN = 4
 
 
@@ -74,10 +74,10 @@ class GreedyDecoder:
         text: list[int] = []
         logprobs: list[float] = []
         no_speech = 0.0
-        guesses = list(draft)
+        at = 0  # in the draft
         while len(text) < self._limit:
-            guesses = guesses[: self._limit - len(text) - 1]
-            checked = guesses[: self._decoder.room(len(prompt), len(text))]
+            room = min(self._decoder.room(len(prompt), len(text)), self._limit - len(text) - 1)
+            checked = list(draft[at : at + room])
             last = len(prompt) + len(text) - 1
             rows = list(range(last, last + len(checked) + 1))
             at_first = not text
@@ -88,7 +88,7 @@ class GreedyDecoder:
                 no_speech = _probability(logits[0], self._tokenizer.no_speech)
                 logits = logits[len(rows) - len(checked) - 1 :]
             for index, row in enumerate(logits):
-                rules.apply(row, text)
+                rules.apply(row, text, seconds)
                 token, logprob = self._choose(row, text, seconds)
                 logprobs.append(logprob)
                 if token == eot:
@@ -98,7 +98,7 @@ class GreedyDecoder:
                     del text[-repeated:]
                     return _decoded(text, logprobs, no_speech, looped=True)
                 if index == len(checked) or token != checked[index]:
-                    guesses = _rest(guesses[index:], token)
+                    at = _resume(draft, at + index, token)
                     break
         return _decoded(text, logprobs, no_speech)
 
@@ -116,13 +116,14 @@ def _decoded(text: list[int], logprobs: list[float], no_speech: float, looped: b
     return Decoded(tuple(text), average, no_speech, looped)
 
 
-def _rest(guesses: list[int], token: int) -> list[int]:
-    """What is left of a draft whose first guess should have been `token`.
+def _resume(draft: Sequence[int], at: int, token: int) -> int:
+    """Where a draft goes on after `token`, which was not what it has at `at`.
 
-    It goes on behind `token` if that is near (something was left out), else behind the wrong guess.
+    Behind the nearest `token`, if it is near: then something is left out here, or was before. Else behind the wrong
+    guess.
     """
-    near = guesses[: 1 + _REALIGN]
-    return guesses[near.index(token) + 1 :] if token in near else guesses[1:]
+    near = sorted(range(max(0, at - _REALIGN), min(len(draft), at + _REALIGN + 1)), key=lambda place: abs(place - at))
+    return next((place + 1 for place in near if draft[place] == token), at + 1)
 
 
 def _probability(logits: np.ndarray, token: int) -> float:
