@@ -62,7 +62,8 @@ class FasterWhisper:
         """Samples of a clip."""
         from faster_whisper import decode_audio
 
-        return decode_audio(clip)
+        samples: np.ndarray = decode_audio(clip)
+        return samples
 
     def text(self, samples: np.ndarray) -> str:
         """Transcribe."""

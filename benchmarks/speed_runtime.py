@@ -69,10 +69,11 @@ class DraftedReader(WindowReader):
         self._drafter = GreedyDecoder(host, tokenizer)
 
     def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
-        """Draft and check."""
-        self._host.begin(features)
-        drafted = self._drafter.decode(prompt.tokens, prompt.rules, window.seconds)
-        return super().glance(window, features, prompt, drafted.tokens)
+        """Draft and check. A second look has the text of the first for a draft."""
+        if not draft:
+            self._host.begin(features)
+            draft = self._drafter.decode(prompt.tokens, prompt.rules, window.seconds).tokens
+        return super().glance(window, features, prompt, draft)
 
 
 class ReferenceReader(WindowReader):
