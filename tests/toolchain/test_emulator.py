@@ -1,6 +1,7 @@
 """The emulator's arithmetic, on numbers, on a toy Whisper, and the real tiny.en bundle's figure."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import onnx
@@ -9,6 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from whisper_runtime.bundle import Bundle
+from whisper_runtime.errors import BackendError
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT, ArrayWriter
 from whisper_toolchain.compilers import CompileJob
 from whisper_toolchain.compilers.emulator import Emulator, Rows
@@ -27,6 +32,7 @@ from whisper_toolchain.ort_session import open_session
 from whisper_toolchain.recipe import Calibration, Compilation, Emulation, Finetune, GraphRecipe, Recipe
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 from whisper_toolchain.signal_to_noise import SignalToNoise, signal_to_noise
+from whisper_toolchain.stage import run_stage
 
 DIMS = Dimensions(80, 50, 32, 2, 2, 103, 16, 32, 2, 2)
 PLAN = ShapePlan("toy", "hailo8", 1, 12, DIMS)
@@ -295,16 +301,30 @@ def test_inputs_and_outputs_stay(graphs, graph, recipe):
     assert quantised.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
 
 
+def constants(model):
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
 @pytest.mark.parametrize("graph", ["encoder", "decoder"])
-def test_weights_are_integers(graphs, graph):
+def test_weights_are_on_the_grid_of_their_integers(graphs, graph):
+    """At 8 bits as integers, at 16 as the values that the integers stand for, to the last bit."""
     model, layers, histograms = graphs[graph]
-    weights = {layer.weight for layer in layers if layer.weight}
-    for recipe, dtype in ((EIGHT, np.int8), (SIXTEEN, np.int16)):
-        tensors = {
-            t.name: numpy_helper.to_array(t) for t in quantise(model, layers, histograms, recipe).graph.initializer
-        }
-        assert not weights & tensors.keys()
-        assert {tensors[f"{name}.integers"].dtype for name in weights} == {np.dtype(dtype)}
+    before = constants(model)
+    eight, sixteen = (constants(quantise(model, layers, histograms, recipe)) for recipe in (EIGHT, SIXTEEN))
+    weights = [layer for layer in layers if layer.weight]
+    assert len(weights) > 10
+    for layer in weights:
+        name = layer.weight
+        assert not {name, f"{name}.dequantised"} & eight.keys()
+        assert not {name, f"{name}.integers"} & sixteen.keys()
+        axis = 0 if model.graph.node[layer.node].op_type == "Conv" else before[name].ndim - 1
+        integers, scale = quantise_weight(before[name], axis, 8)
+        assert eight[f"{name}.integers"].dtype == np.int8
+        assert np.array_equal(eight[f"{name}.integers"], integers)
+        integers, scale = quantise_weight(before[name], axis, 16)
+        values = np.moveaxis(np.moveaxis(integers, axis, -1).astype(np.float32) * scale, -1, axis)
+        assert sixteen[f"{name}.dequantised"].dtype == np.float32
+        assert np.array_equal(sixteen[f"{name}.dequantised"], values)
 
 
 @pytest.mark.parametrize("graph", ["encoder", "decoder"])
@@ -419,11 +439,15 @@ def test_rows_are_in_the_graphs_layout(job):
     assert np.array_equal(feeds["token_embeddings"][0, :, :, 0], embeddings[0, :, 0].T)
 
 
+GRAPHS = ("encoder.emulated.onnx", "decoder.emulated.onnx")
+WEIGHTS = ("encoder.emulated.weights", "decoder.emulated.weights")
+
+
 def test_compile_writes_two_emulated_graphs_and_measures_them(job):
     lines = []
     compiled = Emulator().compile(dataclasses.replace(job, report=lines.append))
-    assert sorted(path.name for path in job.output.iterdir()) == ["decoder.emulated.onnx", "encoder.emulated.onnx"]
-    assert (compiled.encoder, compiled.decoder) == ("encoder.emulated.onnx", "decoder.emulated.onnx")
+    assert {path.name for path in job.output.iterdir()} == {*GRAPHS, *WEIGHTS}
+    assert ((compiled.encoder, compiled.decoder), compiled.extra_files) == (GRAPHS, WEIGHTS)
     # 16 bits against 8; values beyond the few calibration rows' range are clipped, which is most of the noise
     assert compiled.snr_db["logits"] > 30 > compiled.snr_db["features"] > 8
     assert lines[0].startswith("emulator: encoder.onnx: ")
@@ -433,6 +457,78 @@ def test_compile_writes_two_emulated_graphs_and_measures_them(job):
     assert {path.name: path.read_bytes() for path in job.output.iterdir()} == first
     assert Emulator().version.startswith("onnxruntime ")
     assert Emulator().emulated
+
+
+def test_the_weights_are_beside_the_graph(job):
+    Emulator().compile(job)
+    for graph, weights in zip(GRAPHS, WEIGHTS, strict=True):
+        model = onnx.load(job.output / graph, load_external_data=False)
+        end = 0
+        for tensor in model.graph.initializer:
+            if not uses_external_data(tensor):
+                assert len(tensor.raw_data) < 1024
+                continue
+            place = ExternalDataInfo(tensor)
+            assert place.location == weights
+            assert place.offset % 64 == 0  # ONNX Runtime computes with the mapped file: no vector across two lines
+            assert end <= place.offset < end + 64
+            assert place.length >= 1024
+            end = place.offset + place.length
+        assert (job.output / weights).stat().st_size == end > 10_000
+        assert (job.output / graph).stat().st_size < (job.export / f"{graph.split('.')[0]}.onnx").stat().st_size
+
+
+def test_whoever_reads_the_graph_can_read_its_weights(job):
+    Emulator().compile(job)
+    other = job.output / "other"
+    other.write_bytes(b"")
+    assert {path.stat().st_mode for path in job.output.iterdir()} == {other.stat().st_mode}
+
+
+def test_graphs_run_from_wherever_they_are_copied_with_their_weights(job, tmp_path, monkeypatch):
+    Emulator().compile(job)
+    feeds = encoder_rows(1)[0]
+    expected = open_session(job.output / GRAPHS[0]).run(["features"], feeds)[0]
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(job.output, moved)
+    shutil.rmtree(job.output)
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(open_session(moved / GRAPHS[0]).run(["features"], feeds)[0], expected)
+    with OnnxRuntimeBackend(moved / GRAPHS[0], moved / GRAPHS[1]) as backend:
+        features = backend.encode(np.ascontiguousarray(feeds["mel"][:, :, 0].transpose(0, 2, 1)))
+        assert backend.decode(features, np.zeros((12, 1, 32), np.float32), [0]).shape == (1, 103)
+
+
+@pytest.mark.parametrize("size", [None, 0, 5000])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_graph_without_all_its_weights_is_refused_in_one_line(job, name, size):
+    Emulator().compile(job)
+    path = job.output / name
+    if size is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(BackendError) as caught:
+        OnnxRuntimeBackend(job.output / GRAPHS[0], job.output / GRAPHS[1])
+    assert str(caught.value).startswith(f"{path.with_suffix('.onnx')}: onnxruntime cannot load it: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failure_after_the_encoder_leaves_nothing(job, tmp_path):
+    recipe = Recipe("toy", EIGHT, graph_recipe(wide=("nothing",)))
+    written = []
+
+    def make(folder):
+        try:
+            Emulator().compile(dataclasses.replace(job, recipe=recipe, output=folder))
+        finally:
+            written.extend(path.name for path in folder.iterdir())
+
+    folder = tmp_path / "stages" / "compiled"
+    with pytest.raises(RecipeError):
+        run_stage("compile", folder, {}, make, [].append)
+    assert sorted(written) == [GRAPHS[0], WEIGHTS[0]]
+    assert list(folder.parent.iterdir()) == []
 
 
 def test_a_recipe_that_names_no_layer_is_refused(job):
@@ -482,6 +578,14 @@ def test_tiny_en_features_reach_15_db(tiny_en_bundle):
     ratios = tiny_en_bundle.compiled.results["snr_db"]
     assert ratios["features"] >= 15.0
     assert ratios["logits"] >= 15.0
+
+
+def test_the_bundle_holds_the_weights(tiny_en_bundle):
+    assert tiny_en_bundle.compiled.results["extra_files"] == list(WEIGHTS)
+    files = Bundle.open(tiny_en_bundle.folder).manifest.files
+    for name in (*GRAPHS, *WEIGHTS):
+        assert files[name].sha256 == tiny_en_bundle.compiled.files[name]["sha256"]
+    assert all(files[weights].size > 50 * files[graph].size for graph, weights in zip(GRAPHS, WEIGHTS, strict=True))
 
 
 def test_the_log_says_what_it_is(tiny_en_bundle):

@@ -2,7 +2,8 @@
 
 It says what int8 costs in accuracy and lets the runtime be tried without a device. It is not the vendor's
 compiler: it quantises the layers and leaves what is between them in float, does not fine-tune, and knows nothing
-of the chip's memory, contexts or speed. Its files are called `.emulated.onnx` and the manifest says so.
+of the chip's memory, contexts or speed. Its files are called `.emulated.onnx`, with the weights of each beside it in
+`.emulated.weights`, and the manifest says so.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx.external_data_helper import set_external_data
 from whisper_runtime.backends.onnxruntime import DECODER, ENCODER
 
 from whisper_toolchain import graph_contract
@@ -22,6 +24,9 @@ from whisper_toolchain.graph_names import layer_of
 from whisper_toolchain.ort_session import open_session
 from whisper_toolchain.recipe import GraphRecipe, unmatched
 from whisper_toolchain.signal_to_noise import SignalToNoise
+
+_SMALLEST_WEIGHT = 1024  # bytes; what is smaller stays in the graph, where shapes and axes have to be
+_ALIGNMENT = 64  # bytes, of a cache line and of the widest vector
 
 
 class Emulator:
@@ -40,16 +45,18 @@ class Emulator:
     def compile(self, job: CompileJob) -> Compiled:
         """Write `encoder.emulated.onnx` and `decoder.emulated.onnx`, and measure both on the holdout.
 
+        The weights of each are in a file beside it, which the graph refers to by name: one of the extra files.
+
         Raises:
             CompileError: the graphs cannot be quantised.
             RecipeError: the recipe names a layer that does not exist.
         """
         rows = Rows(job.calibration, CALIBRATION)
         encoder = _quantise(job, job.export / graph_contract.ENCODER, job.recipe.encoder, rows.encoder)
-        (job.output / ENCODER).write_bytes(encoder)
+        encoder_weights = _write(encoder, job.output / ENCODER)
         decoder = _quantise(job, job.export / graph_contract.DECODER, job.recipe.decoder, rows.decoder)
-        (job.output / DECODER).write_bytes(decoder)
-        return Compiled(ENCODER, DECODER, measure(job))
+        decoder_weights = _write(decoder, job.output / DECODER)
+        return Compiled(ENCODER, DECODER, measure(job), (encoder_weights, decoder_weights))
 
 
 class Rows:
@@ -82,7 +89,9 @@ class Rows:
             }
 
 
-def _quantise(job: CompileJob, path: Path, recipe: GraphRecipe, rows: Callable[[int], Iterable[Feeds]]) -> bytes:
+def _quantise(
+    job: CompileJob, path: Path, recipe: GraphRecipe, rows: Callable[[int], Iterable[Feeds]]
+) -> onnx.ModelProto:
     model = onnx.load(path)
     known = [layer_of(node.name) for node in model.graph.node]
     recipe.check_layers(known, path.name)
@@ -103,8 +112,27 @@ def _quantise(job: CompileJob, path: Path, recipe: GraphRecipe, rows: Callable[[
     wide = sum(recipe.emulated_bits(layer.name) == 16 for layer in layers)
     job.report(f"emulator: {path.name}: {len(layers)} layers, {wide} of them in 16 bits, the others in 8")
     histograms = collect_histograms(model, tensors_to_measure(layers), lambda: rows(recipe.emulator.rows))
-    quantised: bytes = quantise(model, layers, histograms, recipe).SerializeToString(deterministic=True)
-    return quantised
+    return quantise(model, layers, histograms, recipe)
+
+
+def _write(model: onnx.ModelProto, path: Path) -> str:
+    """Write a graph, and its weights beside it; take the weights out of `model` and return the name of their file.
+
+    ONNX Runtime maps a file of weights into memory. Weights inside the graph are read and copied, which for tiny takes
+    60 MB more at the peak of loading.
+    """
+    weights = path.with_suffix(".weights")
+    # Not by onnx.save, which appends to a file that is there, aligns nothing, and lets nobody else read what it wrote.
+    with weights.open("wb") as file:
+        for tensor in model.graph.initializer:
+            if len(tensor.raw_data) < _SMALLEST_WEIGHT:
+                continue
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            set_external_data(tensor, weights.name, file.tell(), len(tensor.raw_data))
+            file.write(tensor.raw_data)
+            tensor.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return weights.name
 
 
 def measure(job: CompileJob) -> dict[str, float]:
