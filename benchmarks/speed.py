@@ -19,7 +19,7 @@ clock starts. They take turns clip by clip, one works at a time. Counted is the 
     .venv/bin/python benchmarks/speed.py --variant tiny.en --arch hailo8 [SPEECH...]
 
 after `make all` for that variant and architecture; SPEECH is whatever DATASET can be. The first two lines make the
-interpreter for faster-whisper, which has no place among the project's own packages.
+interpreter for faster-whisper (Python 3.11 or 3.12), which has no place among the project's own packages.
 
 Fails if a form with the host decoder takes more than half of faster-whisper's time, or slots with a draft more than a
 third of the reference's decoding time: over all clips, or in the median of the clips. Fails, too, if a draft or the
