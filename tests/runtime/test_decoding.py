@@ -12,7 +12,7 @@ from whisper_runtime.decoding import EOT_MARGIN, TOKENS_PER_SECOND, GreedyDecode
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.loops import LONG_PHRASE, loop_length
 from whisper_runtime.slot_decoder import SlotDecoder
-from whisper_runtime.token_rules import TokenRules
+from whisper_runtime.token_rules import SECONDS_PER_TIMESTAMP, TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_toolchain.export import export_graphs
 from whisper_toolchain.model import build_model
@@ -203,6 +203,14 @@ def test_the_end_that_the_margin_prefers_has_its_own_probability(tokenizer):
     decoded, _ = decode(tokenizer, lambda said: steps[len(said or [])], seconds=0.1)
     assert decoded.tokens == (5900,)
     assert decoded.avg_logprob == pytest.approx(0.5 * (-short_of - np.log1p(np.exp(-short_of))), abs=1e-3)
+
+
+@pytest.mark.parametrize(("seconds", "phrases"), [(5.0, 2), (4.0, 1), (30.0, 3)])
+def test_with_timestamps_the_text_ends_where_the_sound_does(tokenizer, seconds, phrases):
+    at = [tokenizer.timestamp_begin + round(time / SECONDS_PER_TIMESTAMP) for time in (0, 4, 4, 5, 5, 6)]
+    text = [token for index in range(3) for token in (at[2 * index], 5900 + index, at[2 * index + 1])]
+    decoded, _ = decode(tokenizer, saying(text, tokenizer.eot), seconds=seconds, timestamps=True)
+    assert decoded.tokens == tuple(text[: 3 * phrases])
 
 
 def test_a_loop_ends_the_text(tokenizer):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whisper_runtime import token_rules
 from whisper_runtime.token_rules import SECONDS_PER_TIMESTAMP, TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 
@@ -137,3 +138,24 @@ def test_logits_as_large_as_a_device_may_give_do_not_overflow(tokenizer):
     with np.errstate(over="raise", invalid="raise"):
         out = applied(TokenRules(tokenizer, timestamps=True), logits, [tokenizer.timestamp_begin, 5900])
     assert out.argmax() > tokenizer.timestamp_begin
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), seconds=st.floats(0.1, 30), before_the_end=st.floats(-1, 5))
+def test_a_phrase_that_ends_where_the_sound_does_is_the_last(tokenizer, seed, seconds, before_the_end):
+    """A deliberate difference, which other texts than those that end in such a phrase do not notice."""
+    random, begin = np.random.default_rng(seed), tokenizer.timestamp_begin
+    end = begin + int(np.clip((seconds - before_the_end) / SECONDS_PER_TIMESTAMP, 1, 1500))
+    logits = draw_logits(random, tokenizer, random.uniform(-8, 6))
+    rules = TokenRules(tokenizer, timestamps=True)
+
+    def allowed(text, seconds):
+        changed = logits.copy()
+        rules.apply(changed, text, seconds)
+        return np.flatnonzero(changed > -np.inf).tolist()
+
+    ended = [begin, 5900, end]
+    is_last = (end - begin) * SECONDS_PER_TIMESTAMP >= seconds - token_rules._LAST_PHRASE_SECONDS
+    assert allowed(ended, seconds) == ([tokenizer.eot] if is_last else allowed(ended, np.inf))
+    for text in ([], [begin], [begin, 5900], [*ended, end], [*ended, end, 5900]):
+        assert allowed(text, seconds) == allowed(text, np.inf)
