@@ -1196,7 +1196,8 @@ def test_text_through_the_device_is_that_of_single_windows(whole_bundle):
 
 
 def test_a_window_that_fails_on_the_device_loses_no_text(fake, whole_bundle, monkeypatch):
-    monkeypatch.setattr(window_reader, "SHIFTS", (0.0,))  # no second look at the first window, which would fail, too
+    # No second look at the first window, which would fail, too.
+    monkeypatch.setattr(window_reader, "LOOKS", window_reader.LOOKS[:1])
     with Transcriber(whole_bundle) as transcriber:
         expected = [next(transcriber.transcribe(noise(3))[0])]
         # The second window's encoding is refused while the first one waits to be decoded.

@@ -104,7 +104,7 @@ class FakePortAudio(SimpleNamespace):
     def query_devices(self, device, kind):
         return {"default_samplerate": float(self.rate)}
 
-    def InputStream(self, device, channels, samplerate, dtype, blocksize, callback, finished_callback):  # noqa: N802
+    def InputStream(self, device, channels, samplerate, dtype, blocksize, callback, finished_callback):
         fake = self
 
         class Stream:
@@ -145,5 +145,5 @@ def test_a_microphone_that_is_not_there_is_said(monkeypatch):
 
 def test_without_sounddevice_there_is_a_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(AudioError, match="pip install sounddevice.*arecord"):
+    with pytest.raises(AudioError, match=r"pip install sounddevice.*arecord"):
         next(live_audio.record())

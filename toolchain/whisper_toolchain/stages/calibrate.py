@@ -15,6 +15,7 @@ from whisper_toolchain.calibration import (
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import DatasetError
+from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, code_digest, installed_versions, run_stage
 from whisper_toolchain.stages.fetch import CHECKPOINT
@@ -71,7 +72,7 @@ def calibrate(
     utterances = speech.utterances()
     dataset_digest = datasets.digest(utterances)
     inputs = {
-        "export": exported.digests(),
+        "export": {name: exported.digests()[name] for name in (ENCODER, DECODER)},  # the host decoder plays no part
         "dataset": dataset_digest,
         "samples": samples,
         "seed": seed,
@@ -87,6 +88,8 @@ def calibrate(
         calibration, holdout = split_holdout(utterances, seed)
         windows = plan_windows(calibration, plan.seconds, samples)
         measured = plan_windows(holdout, plan.seconds, HOLDOUT_WINDOWS)
+        if not windows or not measured:
+            raise DatasetError(f"{speech.name}: too little of it is louder than silence to calibrate on")
         report(
             f"calibrate: {len(windows)} windows of {speech.name} to calibrate on, {len(measured)} windows of "
             f"{len(holdout)} other recordings to measure on"

@@ -6,6 +6,7 @@ from typing import Any
 from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.download import Report
+from whisper_toolchain.errors import DatasetError
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, code_digest, installed_versions, run_stage
 from whisper_toolchain.stages.fetch import CHECKPOINT
@@ -29,6 +30,7 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
     Raises:
         StageError: the fetch stage has not run.
         ExportError: the graphs differ from the model.
+        DatasetError: the recording to compare on is silent.
     """
     fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
     inputs = {
@@ -56,7 +58,9 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         utterance = next((item for item in speech if item.text), speech[0])
         tokenizer = load_tokenizer(workspace.whisper, plan.dims)
         tokens = [*tokenizer.sot_sequence(), *tokenizer.encode(f" {utterance.text or 'Hello.'}")]
-        window = next(cut_windows([load_audio(utterance.path)], plan.seconds))
+        window = next(cut_windows([load_audio(utterance.path)], plan.seconds), None)
+        if window is None:
+            raise DatasetError(f"{utterance.path}: nothing in it is louder than silence: give speech to compare on")
         check = check_export(model, plan, folder, window.samples, tokens)
         report(
             f"export: against torch on {utterance.id}: features {check.feature_snr_db:.0f} dB (largest difference "
