@@ -6,11 +6,7 @@ from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.segment import Segment
 from whisper_runtime.token_rules import SECONDS_PER_TIMESTAMP
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.window_reader import Reading
-
-# A text that the model itself does not believe in, where it hears no speech: as in openai-whisper.
-_NO_SPEECH_PROB = 0.6
-_NO_SPEECH_LOGPROB = -1.0
+from whisper_runtime.window_reader import Reading, hears_nothing
 
 
 def segments_of(reading: Reading, tokenizer: Tokenizer) -> Iterator[Segment]:
@@ -19,14 +15,14 @@ def segments_of(reading: Reading, tokenizer: Tokenizer) -> Iterator[Segment]:
     Times are seconds from the recording's start; they never go back and never leave the window.
     """
     decoded, window = reading.decoded, reading.window
-    if decoded.no_speech_prob > _NO_SPEECH_PROB and decoded.avg_logprob < _NO_SPEECH_LOGPROB:
+    if hears_nothing(decoded):
         return
     start = window.start / SAMPLE_RATE
-    latest = start
+    latest, last = start, start + window.seconds
     for begin, end, tokens in _phrases(decoded.tokens, tokenizer.timestamp_begin, window.seconds + reading.shift):
         text = tokenizer.decode(tokens).strip()
-        first = max(latest, start + begin - reading.shift)
-        latest = max(first, min(start + end - reading.shift, start + window.seconds))
+        first = min(max(latest, start + begin - reading.shift), last)
+        latest = min(max(first, start + end - reading.shift), last)
         if text:
             yield Segment(first, latest, text, tokens, decoded.avg_logprob, decoded.no_speech_prob)
 

@@ -46,7 +46,11 @@ class SlotDecoder:
 
     def logits(self, prompt: Sequence[int], text: Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """Logits after the tokens at `rows`; see `TextDecoder`."""
-        gone = dropped(len(prompt), len(text), self._sequence)
+        gone, total = dropped(len(prompt), len(text), self._sequence), len(prompt) + len(text)
+        if not all(0 <= row < total for row in rows):
+            raise ValueError(f"rows {list(rows)}: there are {total} tokens")
+        if total > self._embedding.positions:
+            raise ValueError(f"{total} tokens: the model knows {self._embedding.positions} positions")
         ids, positions = fill_slots(prompt, text, self._sequence)
         slots = [row if row < len(prompt) else row - gone for row in rows]
         if any(slot < len(prompt) <= row for slot, row in zip(slots, rows, strict=True)):

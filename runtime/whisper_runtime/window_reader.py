@@ -36,6 +36,13 @@ class Look:
 
 LOOKS = (Look(0.0), Look(0.1), Look(0.15, 2.5))
 
+# What the model reads into the noise of a room: it does not believe in that text, and hears no speech or does not
+# believe in it at all. openai-whisper has 0.6 and -1.0; in the pauses of a noisy recording tiny had texts with 0.57 and
+# -0.99, and others with 0.12 and -2.0. Of doubtful speech it had 0.40 and -0.83 at worst.
+_NO_SPEECH_PROB = 0.4
+_NO_SPEECH_LOGPROB = -0.9
+_LEAST_LOGPROB = -1.7
+
 # Text that compresses this well repeats itself. As in openai-whisper.
 _MOST_COMPRESSION = 2.4
 
@@ -119,7 +126,8 @@ class WindowReader:
         """Decode an encoded window, and look again while the text is doubtful. Raises BackendError."""
         best = self.glance(window, features, prompt, draft)
         for look in LOOKS[1:]:
-            if self._is_sure(best.decoded):
+            # In noise, the likeliest of several inventions would be more convincing than the first.
+            if self._is_sure(best.decoded) or hears_nothing(best.decoded):
                 break
             shift = self._shift(window, look)
             if not shift and look.gain == 1.0:
@@ -140,3 +148,9 @@ class WindowReader:
     def _repeats(self, decoded: Decoded) -> bool:
         text = self._tokenizer.decode(decoded.tokens).encode()
         return decoded.looped or len(text) > _MOST_COMPRESSION * len(zlib.compress(text))
+
+
+def hears_nothing(decoded: Decoded) -> bool:
+    """Whether what was read is no speech but what a model makes of noise."""
+    believed = _NO_SPEECH_LOGPROB if decoded.no_speech_prob > _NO_SPEECH_PROB else _LEAST_LOGPROB
+    return decoded.avg_logprob < believed

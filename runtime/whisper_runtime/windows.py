@@ -7,6 +7,7 @@ blocks or all at once, from a file or a microphone, the windows are the same.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ STEP = 10 * FRAME
 _SILENCE_DB = -75.0
 _RANGE_DB = 45.0
 _FORGETTING_DB = 0.5  # of the loudest sound, a second
+_SUSTAINED_FRAMES = 5  # that a sound lasts at least, or it is a click
 _KEPT_SECONDS = 0.2  # of silence before a window's first sound: the onset of many consonants is quiet
 
 # What is quiet in a window: the lowest quarter of its own range, if it has one. In noise nothing is.
@@ -83,6 +85,7 @@ class WindowCutter:
         self._levels: NDArray[np.float64] = np.zeros(0)
         self._silent: NDArray[np.bool_] = np.zeros(0, bool)
         self._loudest = -np.inf
+        self._latest = deque([-np.inf] * _SUSTAINED_FRAMES, _SUSTAINED_FRAMES)
 
     @property
     def pending(self) -> Window:
@@ -121,7 +124,8 @@ class WindowCutter:
         levels = 10.0 * np.log10(np.var(frames, axis=1, dtype=np.float64) + 1e-12)
         silent = np.empty(len(levels), bool)
         for i, level in enumerate(levels):
-            self._loudest = max(level, self._loudest - _FORGETTING_DB / _FRAMES_PER_SECOND)
+            self._latest.append(level)
+            self._loudest = max(min(self._latest), self._loudest - _FORGETTING_DB / _FRAMES_PER_SECOND)
             silent[i] = level < max(_SILENCE_DB, self._loudest - _RANGE_DB)
         self._levels = np.concatenate((self._levels, levels))
         self._silent = np.concatenate((self._silent, silent))
@@ -195,7 +199,9 @@ def quiet_frames(levels: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which of some frames, given by their levels in dB, are quiet beside the others; none if all are alike."""
     if not len(levels):
         return np.zeros(0, bool)
-    low, high = np.percentile(levels, (5, 90))
+    # A single pause, or a twentieth of what is less than five seconds.
+    low = np.sort(levels)[min(round(_PAUSE_SECONDS * _FRAMES_PER_SECOND) - 1, len(levels) // 20)]
+    high = np.percentile(levels, 90)
     if high - low < _LEAST_RANGE_DB:
         return np.zeros(len(levels), bool)
     quiet: NDArray[np.bool_] = levels < max(low + _QUIET_SHARE * (high - low), high - _RANGE_DB)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from whisper_runtime import segmenting
+from whisper_runtime import window_reader
 from whisper_runtime.audio import SAMPLE_RATE as RATE
 from whisper_runtime.decoding import Decoded
 from whisper_runtime.segmenting import segments_of
@@ -134,9 +134,9 @@ def test_times_never_go_back_and_never_leave_the_window(tokenizer, data, start, 
 @pytest.mark.parametrize(
     ("no_speech", "likely", "kept"),
     [
-        (segmenting._NO_SPEECH_PROB + 0.01, segmenting._NO_SPEECH_LOGPROB - 0.01, False),
-        (segmenting._NO_SPEECH_PROB + 0.01, segmenting._NO_SPEECH_LOGPROB + 0.01, True),
-        (segmenting._NO_SPEECH_PROB - 0.01, segmenting._NO_SPEECH_LOGPROB - 0.01, True),
+        (window_reader._NO_SPEECH_PROB + 0.01, window_reader._NO_SPEECH_LOGPROB - 0.01, False),
+        (window_reader._NO_SPEECH_PROB + 0.01, window_reader._NO_SPEECH_LOGPROB + 0.01, True),
+        (window_reader._NO_SPEECH_PROB - 0.01, window_reader._NO_SPEECH_LOGPROB - 0.01, True),
         (0.99, -3.0, False),
         (0.99, -0.1, True),
         (0.0, -0.1, True),

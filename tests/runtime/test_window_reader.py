@@ -25,7 +25,7 @@ from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
 VOCABULARY = 51864
 SECONDS = 2
-SURE, WORSE, WORST = 0, 240, 800  # how many other tokens there are, none of them nearly as likely
+SURE, WORSE, WORST = 0, 15, 40  # how many other tokens there are, none of them nearly as likely
 LEAD = 3.0  # of the token that is said, in logits
 
 ONE, OTHER = " What is this about?", " What was that about?"
@@ -176,6 +176,13 @@ def test_of_repetitions_the_likeliest_is_taken(read):
     assert read((ROUND, WORST), (LOOP, WORSE))[1].decoded.looped
     assert not read((ROUND, WORSE), (LOOP, WORST))[1].decoded.looped
     assert read((LOOP, WORST), (ROUND, SURE))[0] == ROUND
+
+
+def test_noise_is_not_looked_at_again(read):
+    """Or the likeliest of three inventions would be taken for speech."""
+    _, reading, ear, _ = read((ONE, 2000), (OTHER, SURE))
+    assert window_reader.hears_nothing(reading.decoded)
+    assert len(ear.mels) == 1
 
 
 # Drafts

@@ -34,7 +34,7 @@ from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 from whisper_toolchain.signal_to_noise import SignalToNoise, signal_to_noise
 from whisper_toolchain.stage import run_stage
 
-DIMS = Dimensions(80, 50, 32, 2, 2, 103, 16, 32, 2, 2)
+DIMS = Dimensions(80, 50, 32, 2, 2, 135, 16, 32, 2, 2)
 PLAN = ShapePlan("toy", "hailo8", 1, 12, DIMS)
 
 
@@ -65,6 +65,7 @@ FLOATS = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
 # Numbers
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=4), elements=FLOATS),
     st.sampled_from([8, 16]),
@@ -85,6 +86,7 @@ def test_weights_are_at_most_half_a_step_off(weight, bits, data):
     assert (integers[weight == 0] == 0).all()
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float32, (4, 6), elements=st.floats(-10, 10, width=32)))
 def test_each_channel_has_a_scale_of_its_own(weight):
     weight[0] *= 1000
@@ -105,6 +107,7 @@ def test_sixteen_bits_are_better_than_eight():
     assert errors[8] > 35
 
 
+@settings(deadline=None)
 @given(FLOATS, FLOATS, st.sampled_from([8, 16]))
 def test_activation_grid_holds_zero_and_the_range(one, other, bits):
     low, high = min(one, other), max(one, other)
@@ -165,6 +168,7 @@ def test_histogram_against_numpy():
         assert (everything > high + width).sum() <= outside <= (everything > high - 2 * width).sum()
 
 
+@settings(deadline=None)
 @example([np.array([1.1754944e-38], np.float32)])
 @given(st.lists(hnp.arrays(np.float32, st.integers(1, 30), elements=FLOATS), min_size=1, max_size=4))
 def test_histogram_ranges_are_ordered_and_hold_zero(arrays):
@@ -460,7 +464,8 @@ def test_compile_writes_two_emulated_graphs_and_measures_them(job):
 
 
 def test_the_weights_are_beside_the_graph(job):
-    Emulator().compile(job)
+    # at 8 bits a part of the vocabulary takes 33 times 32 bytes, after which there is a gap
+    Emulator().compile(dataclasses.replace(job, recipe=Recipe("toy", EIGHT, EIGHT)))
     for graph, weights in zip(GRAPHS, WEIGHTS, strict=True):
         model = onnx.load(job.output / graph, load_external_data=False)
         end = 0
@@ -496,7 +501,7 @@ def test_graphs_run_from_wherever_they_are_copied_with_their_weights(job, tmp_pa
     assert np.array_equal(open_session(moved / GRAPHS[0]).run(["features"], feeds)[0], expected)
     with OnnxRuntimeBackend(moved / GRAPHS[0], moved / GRAPHS[1]) as backend:
         features = backend.encode(np.ascontiguousarray(feeds["mel"][:, :, 0].transpose(0, 2, 1)))
-        assert backend.decode(features, np.zeros((12, 1, 32), np.float32), [0]).shape == (1, 103)
+        assert backend.decode(features, np.zeros((12, 1, 32), np.float32), [0]).shape == (1, 135)
 
 
 @pytest.mark.parametrize("size", [None, 0, 5000])
