@@ -34,7 +34,7 @@ from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 from whisper_toolchain.signal_to_noise import SignalToNoise, signal_to_noise
 from whisper_toolchain.stage import run_stage
 
-DIMS = Dimensions(80, 50, 32, 2, 2, 135, 16, 32, 2, 2)
+DIMS = Dimensions(80, 50, 32, 2, 2, 103, 16, 32, 2, 2)
 PLAN = ShapePlan("toy", "hailo8", 1, 12, DIMS)
 
 
@@ -463,9 +463,14 @@ def test_compile_writes_two_emulated_graphs_and_measures_them(job):
     assert Emulator().emulated
 
 
-def test_the_weights_are_beside_the_graph(job):
-    # at 8 bits a part of the vocabulary takes 33 times 32 bytes, after which there is a gap
-    Emulator().compile(dataclasses.replace(job, recipe=Recipe("toy", EIGHT, EIGHT)))
+def test_the_weights_are_beside_the_graph(job, patched_whisper, toy_checkpoint, tmp_path):
+    # Of four parts of a vocabulary of 135, three hold 33 tokens: at 8 bits, 33 times 32 bytes, then a gap.
+    plan = dataclasses.replace(PLAN, dims=dataclasses.replace(DIMS, n_vocab=135))
+    export = tmp_path / "export"
+    export.mkdir()
+    export_graphs(build_model(patched_whisper, toy_checkpoint(plan.dims, 11), 50), plan, export)
+    job = dataclasses.replace(job, plan=plan, export=export, recipe=Recipe("toy", EIGHT, EIGHT))
+    Emulator().compile(job)
     for graph, weights in zip(GRAPHS, WEIGHTS, strict=True):
         model = onnx.load(job.output / graph, load_external_data=False)
         end = 0
@@ -501,7 +506,7 @@ def test_graphs_run_from_wherever_they_are_copied_with_their_weights(job, tmp_pa
     assert np.array_equal(open_session(moved / GRAPHS[0]).run(["features"], feeds)[0], expected)
     with OnnxRuntimeBackend(moved / GRAPHS[0], moved / GRAPHS[1]) as backend:
         features = backend.encode(np.ascontiguousarray(feeds["mel"][:, :, 0].transpose(0, 2, 1)))
-        assert backend.decode(features, np.zeros((12, 1, 32), np.float32), [0]).shape == (1, 135)
+        assert backend.decode(features, np.zeros((12, 1, 32), np.float32), [0]).shape == (1, 103)
 
 
 @pytest.mark.parametrize("size", [None, 0, 5000])
