@@ -30,7 +30,8 @@ class DraftedReader(WindowReader):
         self._drafter = GreedyDecoder(host, tokenizer)
 
     def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
-        """Decode once, with the other decoder's text for a draft."""
-        self._host.begin(features)
-        drafted = self._drafter.decode(prompt.tokens, prompt.rules, window.seconds)
-        return super().glance(window, features, prompt, drafted.tokens)
+        """Draft and check. A further look has the text before for a draft."""
+        if not draft:
+            self._host.begin(features)
+            draft = self._drafter.decode(prompt.tokens, prompt.rules, window.seconds).tokens
+        return super().glance(window, features, prompt, draft)

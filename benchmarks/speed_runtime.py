@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from drafted_reader import DraftedReader
 from speed_engine import ROOT, THREADS, Engine
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends import Backend, Features
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
-from whisper_runtime.decoding import Decoded, GreedyDecoder
+from whisper_runtime.decoding import Decoded
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.streaming import StreamTranscriber
-from whisper_runtime.text_decoder import TextDecoder
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
 from whisper_runtime.window_reader import Prompt, Reading, WindowReader
@@ -56,24 +56,6 @@ class Stopwatch:
         reading = self._glance(*window)
         self.seconds += time.perf_counter() - started
         return reading
-
-
-class DraftedReader(WindowReader):
-    """Checks with one decoder what another has drafted."""
-
-    def __init__(
-        self, backend: Backend, decoder: TextDecoder, host: TextDecoder, tokenizer: Tokenizer, seconds: int
-    ) -> None:
-        super().__init__(backend, decoder, tokenizer, seconds)
-        self._host = host
-        self._drafter = GreedyDecoder(host, tokenizer)
-
-    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
-        """Draft and check. A second look has the text of the first for a draft."""
-        if not draft:
-            self._host.begin(features)
-            draft = self._drafter.decode(prompt.tokens, prompt.rules, window.seconds).tokens
-        return super().glance(window, features, prompt, draft)
 
 
 class ReferenceReader(WindowReader):
