@@ -18,7 +18,7 @@ from whisper_runtime.windows import Window
 # Where the model is in doubt it is shown the same sound again, a little later in the window and then louder: that is
 # another picture to the encoder, and of all texts the one that the model finds likeliest is taken. A look costs an
 # encoding and, with the text before for a draft, a few decoder calls. Measured, see benchmarks/README.md.
-DOUBTFUL_LOGPROB = -0.4
+DOUBTFUL_LOGPROB = -0.3
 
 
 @dataclass(frozen=True)

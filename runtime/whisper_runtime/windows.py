@@ -42,8 +42,9 @@ _LATENESS = 0.3  # seconds of pause that the end of the window is worth against 
 _PAUSES_FROM, _QUIET_FROM, _SEARCH_TO = 0.3, 0.5, 0.96  # parts of the window
 _QUIET_SECONDS = 0.2
 
-# Silence for this long ends a window that is not full: somebody has finished.
-_END_SECONDS = 1.0
+# A pause for this long ends a window that is not full: somebody has finished. Speakers pause for a second in
+# mid-sentence, and a sentence is read better in one piece.
+_END_SECONDS = 2.0
 
 
 @dataclass(frozen=True, eq=False)
