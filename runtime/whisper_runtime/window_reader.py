@@ -15,9 +15,9 @@ from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.windows import Window
 
-# Where the model is in doubt it is shown the same sound again, a little later in the window and then louder: that is
-# another picture to the encoder, and of all texts the one that the model finds likeliest is taken. A look costs an
-# encoding and, with the text before for a draft, a few decoder calls. Measured, see benchmarks/README.md.
+# Where the model is in doubt it is shown the same sound again, a little later in the window and louder: that is another
+# picture to the encoder, and of both texts the one that the model finds likelier is taken. A look costs an encoding
+# and, with the text before for a draft, a few decoder calls. Measured, see benchmarks/README.md.
 DOUBTFUL_LOGPROB = -0.3
 
 
@@ -34,7 +34,7 @@ class Look:
     gain: float = 1.0
 
 
-LOOKS = (Look(0.0), Look(0.1), Look(0.15, 2.5))
+LOOKS = (Look(0.0), Look(0.15, 2.5))
 
 # What the model reads into the noise of a room: it does not believe in that text, and hears no speech or does not
 # believe in it at all. openai-whisper has 0.6 and -1.0; in the pauses of a noisy recording tiny had texts with 0.57 and

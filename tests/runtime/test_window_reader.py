@@ -253,7 +253,8 @@ def test_a_reading_says_by_how_much_its_sound_was_shifted(read, missing):
     length = SECONDS - missing / RATE
     _, reading, ear, _ = read((ONE, WORST), (OTHER, SURE), length=length)
     assert reading.shift == pytest.approx(min(missing / RATE, SHIFTS[1]), abs=1e-9)
-    delayed = np.concatenate([np.zeros(round(reading.shift * RATE), np.float32), reading.window.samples])
+    louder = reading.window.samples * np.float32(LOOKS[1].gain)
+    delayed = np.concatenate([np.zeros(round(reading.shift * RATE), np.float32), louder])
     assert np.array_equal(ear.mels[1][0].T, window_mel(delayed, SECONDS))
 
 
