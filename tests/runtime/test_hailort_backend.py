@@ -1095,8 +1095,11 @@ RANKS = "gpt2.tiktoken"
 
 
 @pytest.fixture
-def whole_bundle(fake, write_hefs, whisper_assets, toy_checkpoint, tmp_path):
+def whole_bundle(fake, write_hefs, whisper_assets, toy_checkpoint, tmp_path, monkeypatch):
     """A published compiled bundle with a real tokenizer."""
+    # The toy does not believe in anything that it says.
+    monkeypatch.setattr(window_reader, "_LEAST_LOGPROB", -np.inf)
+    monkeypatch.setattr(window_reader, "_NO_SPEECH_PROB", 1.0)
     plan = ShapePlan("toy", "hailo8", SECONDS, SEQUENCE, DIMS)
     scratch = write_hefs(tmp_path / "scratch", parts=(12966,) * 4)
     shutil.copyfile(whisper_assets / RANKS, scratch / RANKS)
