@@ -1,4 +1,4 @@
-"""Command line of the runtime: `whisper-runtime transcribe`, `whisper-runtime info` and `whisper-runtime doctor`."""
+"""Command line of the runtime: `whisper-runtime transcribe`, `stream`, `info` and `doctor`."""
 
 import argparse
 import contextlib
@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: status 2 and one line on stderr if the arguments are wrong.
     """
+    # Python has None for what was closed before it started.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -241,8 +244,7 @@ def _transcribe(options: argparse.Namespace) -> int:
     _check_outputs(options, recordings)
     if options.output_dir is not None:
         options.output_dir.mkdir(parents=True, exist_ok=True)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that is not UTF-8
+    _accept_any_text()
 
     progress = Progress(sys.stderr)
     status = 0
@@ -271,6 +273,7 @@ def _stream(options: argparse.Namespace) -> int:
     from whisper_runtime import stream_command, watchdog
     from whisper_runtime.streaming import StreamTranscriber
 
+    _accept_any_text()
     show = stream_command.JsonLines(sys.stdout) if options.json else stream_command.Lines(sys.stdout)
     with _log_to_stderr(Progress(sys.stderr), options.verbose), watchdog.watching(), _open(options) as transcriber:
         streamed = StreamTranscriber(
@@ -282,6 +285,12 @@ def _stream(options: argparse.Namespace) -> int:
         )
         stream_command.stream(stream_command.open_sound(options.source), streamed, show)
     return 0
+
+
+def _accept_any_text() -> None:
+    """Let stdout write `?` for what a terminal that is not UTF-8 has no sign for."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _open(options: argparse.Namespace) -> "Transcriber":
@@ -387,7 +396,7 @@ def _on_disk(recording: _Recording) -> Iterator[str]:
         yield recording.argument
         return
     if sys.stdin is None or sys.stdin.isatty():
-        raise AudioError(f"{recording.shown}: is a terminal: pipe a recording into it")
+        raise AudioError(f"{recording.shown}: is closed or a terminal: pipe a recording into it")
     # Where nobody asks for another place: /tmp is memory on many systems, /var/tmp is made for large files.
     where = "/var/tmp" if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK) else None  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="whisper-runtime-", dir=where) as folder:

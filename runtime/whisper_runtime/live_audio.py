@@ -87,7 +87,7 @@ def record(device: str | None = None) -> Iterator[np.ndarray]:
             raise sounddevice.CallbackStop
         blocks.put(data[:, 0].copy())
 
-    number: str | int | None = int(device) if device is not None and device.isdigit() else device
+    number: str | int | None = int(device) if device is not None and device.isdecimal() else device
     try:
         rate = SAMPLE_RATE
         try:

@@ -12,15 +12,13 @@ def loop_length(tokens: Sequence[int]) -> int:
     """Return how many tokens at the end are the repetition of what stands before them; 0 if it is no loop.
 
     A phrase of `LONG_PHRASE` tokens or more is a loop at its second round, a shorter one at round
-    `SHORT_PHRASE_ROUNDS`. All rounds but the first count as repetition.
+    `SHORT_PHRASE_ROUNDS`. All that follows the first round counts as repetition.
     """
     for length in range(1, min(MAX_LOOP, len(tokens) // 2) + 1):
         rounds = 2 if length >= LONG_PHRASE else SHORT_PHRASE_ROUNDS
-        if len(tokens) < rounds * length:
-            continue
-        phrase = list(tokens[-length:])
-        if all(
-            list(tokens[len(tokens) - (i + 1) * length : len(tokens) - i * length]) == phrase for i in range(1, rounds)
-        ):
-            return (rounds - 1) * length
+        repeated = 0
+        while repeated < len(tokens) - length and tokens[-1 - repeated] == tokens[-1 - repeated - length]:
+            repeated += 1
+        if repeated >= (rounds - 1) * length:
+            return repeated
     return 0

@@ -10,6 +10,7 @@ from typing import TextIO
 
 import numpy as np
 
+from whisper_runtime.errors import AudioError
 from whisper_runtime.live_audio import read_pcm, record
 from whisper_runtime.progress import clock
 from whisper_runtime.segment import Segment
@@ -126,7 +127,10 @@ class JsonLines:
 def open_sound(source: str | None) -> Iterator[np.ndarray]:
     """The stream's samples: of raw PCM on stdin for `-`, else of the microphone of that name. Raises AudioError."""
     if source == "-":
-        return read_pcm(sys.stdin.buffer, "standard input")
+        if sys.stdin is None or sys.stdin.isatty():
+            raise AudioError("standard input: is closed or a terminal: pipe raw PCM into it")
+        # Raw: the thread that waits for more would hold the lock of a buffer that Python wants to close at its end.
+        return read_pcm(open(sys.stdin.fileno(), "rb", buffering=0, closefd=False), "standard input")
     return record(source)
 
 

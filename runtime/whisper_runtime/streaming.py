@@ -6,7 +6,9 @@ text that may still change. The partial text before is the draft of the next one
 decoded token by token.
 """
 
+import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,7 +32,7 @@ class StreamUpdate:
         committed: segments that are final, in order; each is given once.
         partial: text of what came in after them; the next update replaces it.
         heard: seconds of sound that came in so far.
-        latency: seconds from when the sound of this update was there until its text was.
+        latency: seconds from when the sound of this update was handed over until its text was there.
         calls: decoder calls that it took.
     """
 
@@ -54,7 +56,7 @@ class StreamTranscriber:
 
     Raises:
         TokenizerError: the model does not know the language or the task.
-        ValueError: the hop is not positive.
+        ValueError: the hop is shorter than a sample or endless.
     """
 
     def __init__(
@@ -66,8 +68,8 @@ class StreamTranscriber:
         timestamps: bool = False,
         hop: float = HOP_SECONDS,
     ) -> None:
-        if not hop > 0:
-            raise ValueError(f"a hop of {hop} s: it must be more than 0")
+        if not 1 / SAMPLE_RATE <= hop < math.inf:
+            raise ValueError(f"a hop of {hop} s: it must be more than 0, and finite")
         self._transcriber = transcriber
         self._options = (task, timestamps)
         self._prompt: Prompt | None = None
@@ -75,6 +77,7 @@ class StreamTranscriber:
         if language is not None or not transcriber.tokenizer.multilingual:
             self._prompt = prompt
         self._cutter = WindowCutter(transcriber.seconds)
+        self._complete: deque[Window] = deque()  # not read yet: an interrupted read loses nothing
         self._hop = round(hop * SAMPLE_RATE)
         self._heard = 0
         self._decoded_at = 0
@@ -88,7 +91,7 @@ class StreamTranscriber:
         of it. What is committed does not depend on that.
 
         Args:
-            samples: (n,) at 16 kHz, of any length: float in +-1, or int16.
+            samples: (n,) at 16 kHz, of any length: float in +-1, or int16. They are taken in as the result is read.
 
         Raises:
             AudioError: NaN, infinity, or not mono samples.
@@ -99,8 +102,8 @@ class StreamTranscriber:
         checked = check_samples(samples, "stream")
         arrived = time.perf_counter()
         self._heard += len(checked)
-        for window in self._cutter.push(checked):
-            yield self._commit(window, arrived)
+        self._complete.extend(self._cutter.push(checked))
+        yield from self._commit(arrived)
         if self._heard - self._decoded_at >= self._hop:
             self._decoded_at = self._heard - self._heard % self._hop
             yield self._guess(arrived)
@@ -108,21 +111,24 @@ class StreamTranscriber:
     def finish(self) -> Iterator[StreamUpdate]:
         """Yield the text of what is left at the end of the stream. Raises BackendError."""
         arrived = time.perf_counter()
-        for window in self._cutter.finish():
-            yield self._commit(window, arrived)
+        self._complete.extend(self._cutter.finish())
+        yield from self._commit(arrived)
 
-    def _commit(self, window: Window, arrived: float) -> StreamUpdate:
-        calls = self._transcriber.text_decoder.calls
-        reader = self._transcriber.reader
-        features = reader.encode(window)
-        if self._prompt is None:
-            self._prompt = self._transcriber.prompt(reader.detect_language(features)[0], *self._options)
-        reading = reader.read(window, features, self._prompt, self._draft)
-        segments = tuple(segments_of(reading, self._transcriber.tokenizer))
-        # What was read behind the cut is the guess for the next window.
-        self._draft = self._draft[len(reading.decoded.tokens) :]
-        self._partial = ""
-        return self._update(segments, arrived, calls)
+    def _commit(self, arrived: float) -> Iterator[StreamUpdate]:
+        while self._complete:
+            window = self._complete[0]
+            calls = self._transcriber.text_decoder.calls
+            reader = self._transcriber.reader
+            features = reader.encode(window)
+            if self._prompt is None:
+                self._prompt = self._transcriber.prompt(reader.detect_language(features)[0], *self._options)
+            reading = reader.read(window, features, self._prompt, self._draft)
+            segments = tuple(segments_of(reading, self._transcriber.tokenizer))
+            # What was read behind the cut is the guess for the next window.
+            self._draft = self._draft[len(reading.decoded.tokens) :]
+            self._partial = ""
+            self._complete.popleft()
+            yield self._update(segments, arrived, calls)
 
     def _guess(self, arrived: float) -> StreamUpdate:
         calls = self._transcriber.text_decoder.calls

@@ -129,11 +129,8 @@ class WindowReader:
             # In noise, the likeliest of several inventions would be more convincing than the first.
             if self._is_sure(best.decoded) or hears_nothing(best.decoded):
                 break
-            shift = self._shift(window, look)
-            if not shift and look.gain == 1.0:
-                continue  # the same picture: the window is full
             looked = self.glance(window, self.encode(window, look), prompt, best.decoded.tokens)
-            best = max(best, replace(looked, shift=shift), key=self._worth)
+            best = max(best, replace(looked, shift=self._shift(window, look)), key=self._worth)
         return best
 
     def _shift(self, window: Window, look: Look) -> float:

@@ -212,7 +212,7 @@ def test_a_terminal_is_no_recording(run, monkeypatch):
         status, _, err = run("-")
     os.close(ours)
     assert status == 1
-    assert err == "whisper-runtime: standard input: is a terminal: pipe a recording into it\n"
+    assert err == "whisper-runtime: standard input: is closed or a terminal: pipe a recording into it\n"
 
 
 @pytest.mark.parametrize(

@@ -215,11 +215,18 @@ def test_with_timestamps_the_text_ends_where_the_sound_does(tokenizer, seconds, 
 
 def test_a_loop_ends_the_text(tokenizer):
     phrase = list(WORDS[: LONG_PHRASE + 1])
-    decoded, decoder = decode(tokenizer, saying([900, *phrase * 50], tokenizer.eot))
+    decoded, decoder = decode(tokenizer, saying([900, *phrase * 50], tokenizer.eot), seconds=1.0)
     assert decoded.tokens == (900, *phrase)
     assert decoded.looped
     assert decoder.calls == 1 + 2 * len(phrase)
     assert np.isfinite(decoded.avg_logprob)
+
+
+def test_what_is_said_twice_in_its_time_is_kept(tokenizer):
+    text = tokenizer.encode(" My number is 020 7946 0958, 020 7946 0958, thanks.")
+    decoded, _ = decode(tokenizer, saying(text, tokenizer.eot), seconds=8.0)
+    assert decoded.tokens == tuple(text)
+    assert not decoded.looped
 
 
 @pytest.mark.parametrize("limit", [1, 7, LIMIT])
@@ -489,6 +496,6 @@ def test_a_prompt_that_fills_the_slots_is_refused(toy, tokenizer):
 def test_no_text_ends_in_a_loop(tokenizer, words):
     assume(words)
     text = [5900 + word for word in words]
-    decoded, _ = decode(tokenizer, saying(text, tokenizer.eot))
+    decoded, _ = decode(tokenizer, saying(text, tokenizer.eot), seconds=1.0)
     assert loop_length(decoded.tokens) == 0
     assert decoded.looped == (decoded.tokens != tuple(text))

@@ -53,6 +53,16 @@ def test_half_a_sample_is_said_and_loses_nothing(tiny_en_bundle, jfk):
     assert result.returncode == 1
 
 
+@pytest.mark.parametrize(("close", "said"), [("<&-", "is closed or a terminal"), (">&-", ""), ("2>&-", "")])
+def test_closed_standard_streams_are_no_traceback(tiny_en_bundle, jfk, close, said):
+    command = f'"$0" -m whisper_runtime stream - --bundle "$1" {close}'
+    arguments = ["sh", "-c", command, sys.executable, str(tiny_en_bundle.folder)]
+    result = subprocess.run(arguments, input=pcm(jfk), capture_output=True, timeout=300)
+    assert b"Traceback" not in result.stderr
+    assert said in result.stderr.decode()
+    assert result.returncode == (1 if said else 0)
+
+
 def test_an_empty_pipe_is_an_error(tiny_en_bundle):
     result = run(tiny_en_bundle.folder, b"")
     assert b"standard input: holds no samples" in result.stderr
@@ -76,7 +86,8 @@ def test_ctrl_c_ends_a_stream_with_its_text(tiny_en_bundle, jfk):
         first = json.loads(process.stdout.readline())
         time.sleep(0.2)
         os.kill(process.pid, signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
+        rest = process.stdout.read()  # the pipe to it stays open: nothing may wait for it
+        process.wait(timeout=60)
     updates = [first, *map(json.loads, rest.splitlines())]
     assert "fellow Americans" in " ".join(s["text"] for update in updates for s in update["committed"])
     assert process.returncode == 0

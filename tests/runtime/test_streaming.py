@@ -132,6 +132,23 @@ def test_silence_gives_nothing_and_costs_no_decoding(toy):
     assert {(update.partial, update.calls) for update in updates} == {("", 0)}
 
 
+def test_an_interrupted_commit_loses_nothing(toy, monkeypatch):
+    samples = sound(6, seed=4)
+    transcriber = toy()
+    expected = list(transcriber.transcribe(samples, language="en")[0])
+    streamed = StreamTranscriber(transcriber, language="en")
+    read = transcriber.reader.read
+
+    def interrupted(*_):
+        monkeypatch.setattr(transcriber.reader, "read", read)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transcriber.reader, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(streamed.push(samples))
+    assert committed(streamed.finish()) == expected
+
+
 @pytest.mark.parametrize("bad", [np.array([0.0, np.nan], np.float32), np.zeros((2, 2), np.float32)])
 def test_what_is_no_sound_is_refused(toy, bad):
     with pytest.raises(AudioError, match="stream: "):
@@ -143,6 +160,9 @@ def test_wrong_options_are_refused_before_any_sound(toy):
         StreamTranscriber(toy(), language="xx")
     with pytest.raises(ValueError, match="more than 0"):
         StreamTranscriber(toy(), hop=0.0)
+    for hop in (1e-6, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="finite"):
+            StreamTranscriber(toy(), hop=hop)
 
 
 def test_a_real_recording_streams_to_its_text(tiny_en_bundle, jfk):
