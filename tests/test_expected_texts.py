@@ -16,7 +16,8 @@ from whisper_toolchain.stages.export import export
 from whisper_toolchain.stages.fetch import CHECKPOINT, fetch
 from whisper_toolchain.workspace import Workspace
 
-EXPECTED = Path(__file__).resolve().parent / "expected"
+ROOT = Path(__file__).resolve().parent.parent
+EXPECTED = ROOT / "tests" / "expected"
 ARCHITECTURES = {"tiny": "hailo8", "tiny.en": "hailo8", "base": "hailo10h", "base.en": "hailo10h"}
 
 
@@ -32,7 +33,10 @@ def recordings_of(speech, jfk):
 
 
 @pytest.mark.parametrize("variant", ARCHITECTURES)
-def test_the_texts_are_the_expected_ones(workspace, speech, jfk, variant):
+def test_the_texts_are_the_expected_ones(tmp_path, speech, jfk, variant):
+    for name in ("third_party", "patches", "audio"):
+        (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)
+    workspace = Workspace(tmp_path)
     sample = workspace.audio / "registry-sample"
     fetch(workspace, variant, None, sample, offline=False, report=print)
     export(workspace, ShapePlan.make(variant, ARCHITECTURES[variant]), sample, report=print)
@@ -43,7 +47,7 @@ def test_the_texts_are_the_expected_ones(workspace, speech, jfk, variant):
 
 
 if __name__ == "__main__":
-    checkout = Workspace(EXPECTED.parent.parent)
+    checkout = Workspace(ROOT)
     recordings = recordings_of(checkout.dataset(None), Path(sys.argv[1]))
     for name in ARCHITECTURES:
         text = json.dumps(texts(checkout, name, recordings), indent=1, ensure_ascii=False) + "\n"

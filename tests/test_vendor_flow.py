@@ -147,13 +147,13 @@ def test_the_device_says_what_the_emulator_says(made, fake_vendor_path, monkeypa
     settings.write_text(json.dumps({"device": {"architecture": architecture}, "hailort": version}))
     monkeypatch.setenv("FAKE_HAILO", str(settings))
     clips = [recording(name) for name in CLIPS]
-    with Transcriber.from_bundle(folder) as transcriber:
+    with Transcriber(folder) as transcriber:
         by_device = [transcriber.text(clip.path) for clip in clips]
     options = ["--variant", plan.variant, "--arch", plan.arch, "--root", str(root)]
     elsewhere = ["--compiled-dir", str(tmp_path / "emulated"), "--artifacts-dir", str(tmp_path / "artifacts")]
     assert toolchain_cli.main(["compile", *options, "--compiler", "emulator", *elsewhere[:2]]) == 0
     assert toolchain_cli.main(["bundle", *options, *elsewhere]) == 0
-    with Transcriber.from_bundle(tmp_path / "artifacts" / plan.bundle_name / "latest") as transcriber:
+    with Transcriber(tmp_path / "artifacts" / plan.bundle_name / "latest") as transcriber:
         by_emulator = [transcriber.text(clip.path) for clip in clips]
     assert by_device == by_emulator
     assert "Sunday is the best part of the week." in by_device

@@ -149,7 +149,7 @@ def test_windows_are_cut_as_the_runtime_cuts(recordings):
     expected = [
         (item, window.start, len(window.samples))
         for item in recordings
-        for window in cut_windows(load_audio(item.path), 2)
+        for window in cut_windows([load_audio(item.path)], 2)
     ]
     assert [(window.utterance, window.start, window.length) for window in planned] == expected
     assert len(planned) > len(recordings)
