@@ -59,11 +59,11 @@ def test_what_is_called_a_loop_is_one(tokens):
     repeated = loop_length(tokens)
     assert 0 <= repeated < max(1, len(tokens))
     if repeated:
+        # All of the repetition is what stood one phrase before it, and it is long enough for the rounds of a loop.
         assert any(
-            tokens[-repeated - length :] == tokens[-length:] * (repeated // length + 1)
-            and repeated // length + 1 == rounds_of_a_loop(tokens[-length:])
-            for length in range(1, MAX_LOOP + 1)
-            if repeated % length == 0
+            tokens[-repeated:] == tokens[-repeated - length : -length]
+            and repeated >= length * (rounds_of_a_loop(tokens[-length:]) - 1)
+            for length in range(1, min(MAX_LOOP, len(tokens) - repeated) + 1)
         )
 
 
@@ -93,6 +93,12 @@ def test_a_loop_is_found_with_its_last_token_and_cut_to_one_round(before, phrase
 @given(st.lists(st.integers(0, 50_000), unique=True, max_size=100))
 def test_different_tokens_are_no_loop(tokens):
     assert loop_length(tokens) == 0
+
+
+def test_a_loop_that_is_found_late_is_cut_to_one_round_all_the_same():
+    phrase = list(range(LONG_PHRASE))
+    text = [100, *phrase * 3, *phrase[:2]]
+    assert text[: len(text) - loop_length(text)] == [100, *phrase]
 
 
 def test_a_phrase_longer_than_the_longest_loop_is_none():
