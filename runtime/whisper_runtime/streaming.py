@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from whisper_runtime.audio import SAMPLE_RATE, check_samples
+from whisper_runtime.backends import Features
 from whisper_runtime.segment import Segment
 from whisper_runtime.segmenting import segments_of
 from whisper_runtime.transcriber import Transcriber
@@ -120,8 +121,7 @@ class StreamTranscriber:
             calls = self._transcriber.text_decoder.calls
             reader = self._transcriber.reader
             features = reader.encode(window)
-            if self._prompt is None:
-                self._prompt = self._transcriber.prompt(reader.detect_language(features)[0], *self._options)
+            self._prompt = self._prompt_for(features)
             reading = reader.read(window, features, self._prompt, self._draft)
             segments = tuple(segments_of(reading, self._transcriber.tokenizer))
             # What was read behind the cut is the guess for the next window.
@@ -136,13 +136,16 @@ class StreamTranscriber:
         if self._cutter.has_sound:
             reader = self._transcriber.reader
             features = reader.encode(window)
-            prompt = self._prompt
-            if prompt is None:
-                prompt = self._transcriber.prompt(reader.detect_language(features)[0], *self._options)
-            reading = reader.glance(window, features, prompt, self._draft)
+            reading = reader.glance(window, features, self._prompt_for(features), self._draft)
             self._draft = reading.decoded.tokens
             self._partial = " ".join(segment.text for segment in segments_of(reading, self._transcriber.tokenizer))
         return self._update((), arrived, calls)
+
+    def _prompt_for(self, features: Features) -> Prompt:
+        """The prompt of the stream's language, or of the language of these features while that is not settled."""
+        if self._prompt is not None:
+            return self._prompt
+        return self._transcriber.prompt(self._transcriber.reader.detect_language(features)[0], *self._options)
 
     def _update(self, committed: tuple[Segment, ...], arrived: float, calls: int) -> StreamUpdate:
         return StreamUpdate(

@@ -1,6 +1,5 @@
 """From a recording to text."""
 
-import itertools
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -165,29 +164,31 @@ class Transcriber(Closing):
             duration = file.duration
             blocks = _closing(file)
         windows = cut_windows(blocks, self.seconds)
+        encoded: deque[tuple[Window, Features]] = deque()
         probability = 1.0
         if language is None and self.tokenizer.multilingual:
-            language, probability, windows = self._detect(windows)
+            language, probability = ENGLISH, 0.0
+            first = next(windows, None)
+            if first is not None:
+                features = self.reader.encode(first)
+                encoded.append((first, features))
+                language, probability = self.reader.detect_language(features)
         info = TranscriptionInfo(language or ENGLISH, probability, task, duration)
-        return self._segments(windows, self.prompt(language, task, timestamps)), info
+        return self._segments(windows, encoded, self.prompt(language, task, timestamps)), info
 
     def text(self, audio: str | os.PathLike[str] | np.ndarray, *, language: str | None = None) -> str:
         """Return the whole text of a recording, segments joined by spaces. Raises as `transcribe`."""
         segments, _ = self.transcribe(audio, language=language)
         return " ".join(segment.text for segment in segments)
 
-    def _detect(self, windows: Iterator[Window]) -> tuple[str, float, Iterator[Window]]:
-        """Language of the first window and its probability, and all windows."""
-        first = next(windows, None)
-        if first is None:
-            return ENGLISH, 0.0, iter(())
-        language, probability = self.reader.detect_language(self.reader.encode(first))
-        return language, probability, itertools.chain([first], windows)
-
-    def _segments(self, windows: Iterator[Window], prompt: Prompt) -> Iterator[Segment]:
-        ahead: deque[tuple[Window, Features]] = deque()
+    def _segments(
+        self, windows: Iterator[Window], ahead: deque[tuple[Window, Features]], prompt: Prompt
+    ) -> Iterator[Segment]:
+        """Read windows, those that are encoded already and then the others."""
         failure = None
         while True:
+            if len(ahead) > self.reader.lookahead:
+                yield from segments_of(self.reader.read(*ahead.popleft(), prompt), self.tokenizer)
             try:
                 window = next(windows, None)
                 if window is None:
@@ -196,8 +197,6 @@ class Transcriber(Closing):
             except WhisperError as error:
                 failure = error
                 break
-            if len(ahead) > self.reader.lookahead:
-                yield from segments_of(self.reader.read(*ahead.popleft(), prompt), self.tokenizer)
         while ahead:
             yield from segments_of(self.reader.read(*ahead.popleft(), prompt), self.tokenizer)
         if failure is not None:

@@ -121,6 +121,20 @@ def test_drafts_save_calls_and_change_nothing(toy):
     assert sum(update.calls for update in drafted) < sum(update.calls for update in plain)
 
 
+def test_detecting_the_language_encodes_nothing_twice(toy, monkeypatch):
+    samples = sound(4, seed=5)
+    transcriber = toy()
+    shown = []
+    encode = transcriber.reader.encode
+    monkeypatch.setattr(transcriber.reader, "encode", lambda *given: shown.append(given) or encode(*given))
+    found, info = transcriber.transcribe(samples)
+    detected = list(found)
+    assert 0 < info.language_probability < 1
+    looks = len(shown)
+    assert list(transcriber.transcribe(samples, language=info.language)[0]) == detected
+    assert len(shown) == 2 * looks
+
+
 def test_what_comes_in_late_makes_one_partial_text(toy):
     (update,) = stream(toy(), [sound(0.9)], language="en", hop=0.1)[:1]
     assert update.heard == pytest.approx(0.9)
