@@ -9,7 +9,7 @@ COMPILER   ?= auto
 RECIPE     ?=
 DATASET    ?=
 CHECKPOINT ?=
-SAMPLES    ?= 128
+SAMPLES    ?=
 SEED       ?= 0
 PYTHON     ?= python3
 DFC_PYTHON ?=
@@ -70,7 +70,7 @@ export: fetch
 	@$(TOOLCHAIN) export $(plan) $(dataset)
 
 calibrate: export
-	@$(TOOLCHAIN) calibrate $(plan) $(dataset) --samples $(call quote,$(SAMPLES)) --seed $(call quote,$(SEED))
+	@$(TOOLCHAIN) calibrate $(plan) $(dataset) $(call option,--samples,$(SAMPLES)) --seed $(call quote,$(SEED))
 
 compile: calibrate
 	@$(TOOLCHAIN) compile $(plan) $(compiler) $(call option,--recipe,$(RECIPE))

@@ -26,6 +26,9 @@ TOKENS_PER_SECOND = 2.0
 # as is usually said in that time; English has some 3.5 tokens a second.
 LOOP_TOKENS_PER_SECOND = 3.0
 
+# Tokens a window at most; Whisper's own limit, half of its positions.
+TEXT_LIMIT = 224
+
 # How far around a wrong guess the draft is searched for where it goes on.
 _REALIGN = 4
 
@@ -53,10 +56,10 @@ class GreedyDecoder:
     Args:
         decoder: predicts the next token.
         tokenizer: the model's tokenizer.
-        limit: tokens a window at most; Whisper's own limit is half of its 448 positions.
+        limit: tokens a window at most.
     """
 
-    def __init__(self, decoder: TextDecoder, tokenizer: Tokenizer, limit: int = 224) -> None:
+    def __init__(self, decoder: TextDecoder, tokenizer: Tokenizer, limit: int = TEXT_LIMIT) -> None:
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._limit = limit
@@ -99,7 +102,7 @@ class GreedyDecoder:
                 if token == eot:
                     return _decoded(text, logprobs, no_speech)
                 text.append(token)
-                if len(text) >= LOOP_TOKENS_PER_SECOND * seconds and (repeated := loop_length(text)):
+                if repeated := loop_at_end(text, seconds):
                     del text[-repeated:]
                     return _decoded(text, logprobs, no_speech, looped=True)
                 if index == len(checked) or token != checked[index]:
@@ -111,9 +114,19 @@ class GreedyDecoder:
         """The next token and its log probability."""
         token = int(logits.argmax())
         eot = self._tokenizer.eot
-        if text and len(text) >= TOKENS_PER_SECOND * seconds and logits[eot] >= logits[token] - EOT_MARGIN:
+        if may_end(len(text), seconds) and logits[eot] >= logits[token] - EOT_MARGIN:
             token = eot
         return token, float(logits[token] - _log_sum_exp(logits))
+
+
+def may_end(length: int, seconds: float) -> bool:
+    """Whether a text of so many tokens may end although another token is likelier, by no more than `EOT_MARGIN`."""
+    return length > 0 and length >= TOKENS_PER_SECOND * seconds
+
+
+def loop_at_end(text: Sequence[int], seconds: float) -> int:
+    """How many tokens at the end of a text are a loop, given the length of its sound; 0 if it does not loop."""
+    return loop_length(text) if len(text) >= LOOP_TOKENS_PER_SECOND * seconds else 0
 
 
 def _decoded(text: list[int], logprobs: list[float], no_speech: float, looped: bool = False) -> Decoded:

@@ -1,7 +1,13 @@
-"""Calibration sets: arrays written row by row, recordings put aside, windows planned."""
+"""Calibration sets: rows written in any order, the journal, recordings put aside and mixed, the recorded set."""
 
 import io
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,77 +15,108 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from whisper_runtime.audio import load_audio
+from whisper_runtime.audio import SAMPLE_RATE, load_audio
+from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from whisper_runtime.decoding import GreedyDecoder
+from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.mel import window_mel
+from whisper_runtime.slot_decoder import SlotDecoder, fill_slots
+from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.windows import cut_windows
-from whisper_toolchain.calibration import (
-    CALIBRATION,
-    HOLDOUT,
-    HOLDOUT_WINDOWS,
-    ArrayWriter,
-    plan_windows,
-    split_holdout,
-)
+from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
+from whisper_toolchain.calibration.array_file import ArrayFile
+from whisper_toolchain.calibration.journal import CutWindow, Journal
+from whisper_toolchain.calibration.record import FloatModel, record
+from whisper_toolchain.calibration.selection import HOLDOUT_WINDOWS, mix, split_holdout
 from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.errors import DatasetError
+from whisper_toolchain.float_model import host_arrays, load_tokenizer
 
 # Arrays
 
 
 @given(
-    st.lists(st.integers(0, 4), min_size=1, max_size=4).map(tuple),
+    st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
     st.sampled_from([np.float32, np.int32, np.float16]),
     st.integers(0, 99),
+    st.integers(0, 3),
 )
-def test_written_row_by_row_is_what_np_save_writes(tmp_path_factory, shape, dtype, seed):
+def test_rows_written_in_any_order_are_what_np_save_writes(tmp_path_factory, shape, dtype, seed, unused):
     array = (np.random.default_rng(seed).standard_normal(shape) * 100).astype(dtype)
-    path = tmp_path_factory.getbasetemp() / "rows.npy"
-    with ArrayWriter(path, shape, dtype) as writer:
-        for row in array:
-            writer.append(np.asarray(row))
+    path = tmp_path_factory.mktemp("rows") / "rows.npy"
+    order = random.Random(seed).sample(range(len(array)), len(array))
+    for rows in (order[: len(order) // 2], order[len(order) // 2 :]):  # closed and gone on with in between
+        with ArrayFile(path, len(array) + unused, shape[1:], dtype) as file:
+            for row in rows:
+                file.write(row, np.asarray(array[row]))
+                assert np.array_equal(file.read(row), array[row])
+    with ArrayFile(path, len(array) + unused, shape[1:], dtype) as file:
+        file.finish(len(array))
     saved = io.BytesIO()
     np.save(saved, array)
     assert path.read_bytes() == saved.getvalue()
-    loaded = np.load(path, allow_pickle=False)
-    assert loaded.dtype == dtype
-    assert np.array_equal(loaded, array)
 
 
 def test_rows_may_be_views(tmp_path):
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    with ArrayWriter(tmp_path / "a.npy", (2, 4, 3), np.float32) as writer:
-        for row in array:
-            writer.append(row.T)
+    with ArrayFile(tmp_path / "a.npy", 2, (4, 3), np.float32) as file:
+        for number, row in enumerate(array):
+            file.write(number, row.T)
     assert np.array_equal(np.load(tmp_path / "a.npy", mmap_mode="r"), array.transpose(0, 2, 1))
 
 
 @pytest.mark.parametrize(
-    "row",
-    [np.zeros((4, 3), np.float32), np.zeros((3, 4), np.float64), np.zeros((1, 3, 4), np.float32), np.zeros(12, "f4")],
+    ("row", "values"),
+    [
+        (0, np.zeros((4, 3), np.float32)),
+        (0, np.zeros((3, 4), np.float64)),
+        (0, np.zeros((1, 3, 4), np.float32)),
+        (2, np.zeros((3, 4), np.float32)),
+        (-1, np.zeros((3, 4), np.float32)),
+    ],
 )
-def test_a_row_that_does_not_fit_is_refused(tmp_path, row):
-    with (
-        pytest.raises(ValueError, match=r"row 0: .* does not fit"),
-        ArrayWriter(tmp_path / "a.npy", (1, 3, 4), np.float32) as writer,
-    ):
-        writer.append(row)
+def test_a_row_that_does_not_fit_is_refused(tmp_path, row, values):
+    with ArrayFile(tmp_path / "a.npy", 2, (3, 4), np.float32) as file, pytest.raises(ValueError, match="does not fit"):
+        file.write(row, values)
 
 
-def test_too_many_and_too_few_rows_are_refused(tmp_path):
-    row = np.zeros(3, np.float32)
-    with ArrayWriter(tmp_path / "a.npy", (1, 3), np.float32) as writer:
-        writer.append(row)
-        with pytest.raises(ValueError, match=r"row 1: .* does not fit"):
-            writer.append(row)
-    with (
-        pytest.raises(ValueError, match="1 rows written, 2 announced"),
-        ArrayWriter(tmp_path / "b.npy", (2, 3), np.float32) as writer,
-    ):
-        writer.append(row)
+# The journal
 
 
-def test_an_error_inside_is_not_hidden(tmp_path):
-    with pytest.raises(KeyError), ArrayWriter(tmp_path / "a.npy", (2, 3), np.float32):
-        raise KeyError
+def cut_window(recording, start=0):
+    return CutWindow(recording, None, start, 16000, 0.5, 0)
+
+
+def fill_journal(path):
+    with Journal(path) as journal:
+        journal.add_recordings([("a", [cut_window("a"), cut_window("a", 9)]), ("silence", [])])
+        journal.add_texts({1: [5, 6], 0: []})
+        journal.add_recordings([("b", [cut_window("b")])])
+        return journal.done
+
+
+def test_a_journal_says_again_what_it_was_told(tmp_path):
+    done = fill_journal(tmp_path / "journal")
+    assert done.recordings == ["a", "silence", "b"]
+    assert [window.recording for window in done.windows] == ["a", "a", "b"]
+    assert done.texts == {0: [], 1: [5, 6]}
+    with Journal(tmp_path / "journal") as journal:
+        assert journal.done == done
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path, share):
+    path = tmp_path / "journal"
+    done = fill_journal(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with Journal(path) as journal:
+        lines = int(share * len(data)) and data[: int(share * len(data))].count(b"\n")
+        assert len(journal.done.recordings) == (0, 2, 2)[lines]
+        assert journal.done.texts == (done.texts if lines == 2 else {})
+        journal.add_texts({7: [1]})
+    with Journal(path) as journal:
+        assert journal.done.texts[7] == [1]
 
 
 # The holdout
@@ -130,41 +167,32 @@ def test_too_few_recordings_are_refused(count):
     assert str(caught.value) == "calibration needs at least two recordings: one to calibrate on, one to measure"
 
 
-# Windows
+# The order
 
 
-@pytest.fixture
-def recordings(tmp_path):
-    """Noise of 1, 5, 2 and 3 seconds."""
-    items = []
-    for number, seconds in enumerate((1, 5, 2, 3)):
-        path = tmp_path / f"{number}.wav"
-        soundfile.write(path, 0.1 * np.random.default_rng(number).standard_normal(16000 * seconds), 16000)
-        items.append(Utterance(f"id-{number}", path, None, None))
-    return items
+def write_noise(path, seconds):
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(int(16000 * seconds)), 16000)
+    return path
 
 
-def test_windows_are_cut_as_the_runtime_cuts(recordings):
-    planned = plan_windows(recordings, 2, 1000)
-    expected = [
-        (item, window.start, len(window.samples))
-        for item in recordings
-        for window in cut_windows([load_audio(item.path)], 2)
-    ]
-    assert [(window.utterance, window.start, window.length) for window in planned] == expected
-    assert len(planned) > len(recordings)
-    assert sum(window.length for window in planned) == 11 * 16000
+def test_speakers_and_lengths_take_turns(tmp_path):
+    files = [write_noise(tmp_path / f"{seconds}.wav", seconds) for seconds in (1, 2, 3)]
+    # Speaker a has most of the recordings, and drawing order has them first.
+    items = [Utterance(f"a{n}", files[n % 3], None, "a") for n in range(9)]
+    items += [Utterance(f"b{n}", files[n % 3], None, "b") for n in range(3)]
+    mixed = mix(items)
+    assert sorted(item.id for item in mixed) == sorted(item.id for item in items)
+    assert [item.speaker for item in mixed[:6]] == ["a", "b"] * 3
+    assert {item.path for item in mixed[:6] if item.speaker == "a"} == set(files)
+    assert {item.path for item in mixed[6:9]} == set(files)
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 4])
-def test_a_limit_gives_the_first_windows(recordings, limit):
-    assert plan_windows(recordings, 2, limit) == plan_windows(recordings, 2, 1000)[:limit]
-
-
-def test_no_recording_is_read_beyond_the_limit(recordings):
-    recordings[1] = Utterance("id-1", Path("/there/is/none.wav"), None, None)
-    (window,) = plan_windows(recordings, 2, 1)
-    assert (window.utterance.id, window.start, window.length) == ("id-0", 0, 16000)
+def test_without_speakers_lengths_take_turns(tmp_path):
+    files = [write_noise(tmp_path / f"{seconds}.wav", seconds) for seconds in (1, 2, 3)]
+    items = [Utterance(f"{n}", files[n // 3], None, None) for n in range(9)]
+    for first in (0, 3, 6):
+        assert {item.path for item in mix(items)[first : first + 3]} == set(files)
+    assert mix([]) == []
 
 
 # The real set
@@ -189,6 +217,101 @@ def test_the_recorded_set(tiny_en_bundle, tiny_en_plan):
         for row, length in zip(embeddings, lengths, strict=True):
             assert row[:length].any(axis=(1, 2)).all()
             assert not row[length:].any()
+        rows = [json.loads(line) for line in (folder / files.rows).read_text(encoding="utf-8").splitlines()]
+        assert [row["row"] for row in rows] == list(range(count))
+        assert all(row["text"] and row["samples"] <= 160000 for row in rows)
         assert np.array_equal(embeddings[:, :2], np.broadcast_to(embeddings[0, :2], (count, 2, 1, 384)))  # the prompt
-    assert results["count"] == 16
+    assert results["count"] == results["decoder_count"] == 16
     assert len(set(results["holdout"])) == len(results["holdout"]) > 0
+
+
+@pytest.fixture(scope="module")
+def float_model(workspace, tiny_en_bundle, tiny_en_plan, tiny_en_checkpoint):
+    """The float model of tiny.en as the calibrate stage opens it."""
+    export = tiny_en_bundle.exported.folder
+    with OnnxRuntimeBackend(export / "encoder.onnx", export / "decoder.onnx", threads=1) as backend:
+        embedding = TokenEmbedding(*host_arrays(tiny_en_checkpoint))
+        tokenizer = load_tokenizer(workspace.whisper, tiny_en_plan.dims)
+        yield FloatModel(tiny_en_plan, backend, tiny_en_checkpoint, embedding, tokenizer)
+
+
+def test_rows_hold_what_the_runtime_would_feed(float_model, speech, tmp_path):
+    """Every row, by the runtime's own cutting, mel, encoder and greedy decoder."""
+    # Spoken faster, so that some texts do not fit in the slots.
+    recordings = []
+    for utterance in speech.utterances():
+        path = tmp_path / f"{utterance.id.replace('/', '-')}.wav"
+        soundfile.write(path, load_audio(utterance.path), round(1.4 * SAMPLE_RATE))
+        recordings.append(Utterance(utterance.id, path, None, None))
+    speech = sorted(recordings, key=lambda recording: -recording.path.stat().st_size)
+    windows = record(speech, 30, 24, CALIBRATION, tmp_path, float_model)
+    mel, features, embeddings, lengths = (np.load(tmp_path / name) for name in CALIBRATION.arrays)
+    assert len(mel) == len(windows) > len(features) == len(embeddings) == len(lengths) == 24
+    cut = [
+        (utterance.id, window)
+        for utterance in speech
+        for window in cut_windows([load_audio(utterance.path)], float_model.plan.seconds)
+    ][: len(windows)]
+    assert [(known.recording, known.start, known.samples) for known in windows] == [
+        (recording, window.start, len(window.samples)) for recording, window in cut
+    ]
+    prompt = float_model.tokenizer.sot_sequence()
+    slots = SlotDecoder(float_model.backend, float_model.embedding, float_model.plan.sequence)
+    decoder = GreedyDecoder(slots, float_model.tokenizer)
+    full = 0
+    for row, (_, window) in enumerate(cut):
+        shown = window_mel(window.samples, float_model.plan.seconds).T[None]
+        assert np.array_equal(mel[row], shown)
+        if row >= 24:
+            continue
+        encoded = float_model.backend.encode(np.ascontiguousarray(shown))
+        assert np.array_equal(features[row], encoded)
+        slots.begin(encoded)
+        tokens = decoder.decode(prompt, TokenRules(float_model.tokenizer), window.seconds).tokens
+        ids, positions = fill_slots(prompt, tokens, float_model.plan.sequence)
+        assert lengths[row] == len(ids)
+        assert np.array_equal(embeddings[row], float_model.embedding.embed(ids, positions, float_model.plan.sequence))
+        full += len(prompt) + len(tokens) > float_model.plan.sequence
+    assert full  # some texts are longer than the slots
+
+
+def run_and_kill(code, arguments, seconds):
+    """Run Python code and kill it after a while; return whether it had ended by itself."""
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], start_new_session=True)
+    try:
+        return process.wait(timeout=seconds) == 0
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return False
+
+
+CALIBRATE = """
+import sys
+from pathlib import Path
+from whisper_toolchain.shape_plan import ShapePlan
+from whisper_toolchain.stages.calibrate import calibrate
+from whisper_toolchain.workspace import Workspace
+root, folder = map(Path, sys.argv[1:])
+workspace = Workspace(root, {"calibration": folder})
+calibrate(workspace, ShapePlan.make("tiny.en", "hailo8"), root / "audio" / "registry-sample", 40, 0, report=print)
+"""
+
+
+def test_killed_at_any_point_it_ends_in_the_same_bytes(workspace, tiny_en_bundle, tmp_path):
+    def contents(folder):
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "stage.json"}
+
+    began = time.monotonic()
+    assert run_and_kill(CALIBRATE, [workspace.root, tmp_path / "whole"], 600)
+    whole = time.monotonic() - began
+    chance = random.Random(7)
+    kills = 0
+    for _ in range(5):
+        if run_and_kill(CALIBRATE, [workspace.root, tmp_path / "killed"], chance.uniform(0.5, 1.0) * whole):
+            break
+        kills += 1
+    assert kills
+    assert run_and_kill(CALIBRATE, [workspace.root, tmp_path / "killed"], 600)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert not (tmp_path / "killed.partial").exists()

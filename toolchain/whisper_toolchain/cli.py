@@ -146,7 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     with_folders(command, "checkpoint", "export")
     command = with_dataset(with_plan(add("calibrate", _calibrate, "Record the inputs of both graphs on real speech.")))
     with_folders(command, "checkpoint", "export", "calibration")
-    command.add_argument("--samples", type=int, default=128, metavar="N", help="windows at most (default: 128)")
+    command.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="windows at most (default: 4000 or, for base, 2048; 1024 for the decoder)",
+    )
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
     command = with_compiler(with_plan(add("compile", _compile, "Compile the graphs, or emulate that.")))
     with_folders(command, "export", "calibration", "compiled")

@@ -118,6 +118,11 @@ class ShapePlan:
         return self.dims.n_text_state
 
     @property
+    def calibration_rows(self) -> tuple[int, int]:
+        """Windows that calibrate the encoder and the decoder, as in the reference flow (FACTS section 1)."""
+        return (2048 if self.variant.startswith("base") else 4000), 1024
+
+    @property
     def vocabulary_parts(self) -> tuple[int, ...]:
         """Sizes v_i of the logits outputs: vocab // 4 each, the remainder in the last (FACTS section 1)."""
         part = self.dims.n_vocab // LOGIT_PARTS

@@ -1,7 +1,7 @@
 """Stages: each makes one folder of files from inputs that are known by their digests.
 
-A stage whose inputs have not changed does nothing. One that is interrupted leaves nothing but a scratch
-folder, which the next run of the same stage removes: files are written there, flushed to disk, and the
+A stage whose inputs have not changed does nothing. One that is interrupted leaves nothing but a scratch folder, which
+the next run of the same stage removes or, if it can, goes on with: files are written there, flushed to disk, and the
 folder is renamed into place as a whole.
 """
 
@@ -23,6 +23,7 @@ from whisper_toolchain.download import sha256_file
 from whisper_toolchain.errors import StageError
 
 RECORD = "stage.json"
+_UNFINISHED = "unfinished"  # holds the key of what is being made
 
 
 def canonical_json(value: Any) -> str:
@@ -127,6 +128,8 @@ def run_stage(
     inputs: Mapping[str, Any],
     make: Callable[[Path], Mapping[str, Any]],
     report: Callable[[str], None],
+    *,
+    resumable: bool = False,
 ) -> Stage:
     """Make a stage's folder, unless it is there already and made from the same inputs.
 
@@ -136,6 +139,8 @@ def run_stage(
         inputs: everything that the files depend on, as plain JSON values.
         make: writes the files into the scratch folder it is given and returns what it measured.
         report: takes one line of progress.
+        resumable: whether `make` can go on with what it finds in the scratch folder. It then finds what an interrupted
+            run with the same inputs left.
 
     Raises:
         StageError: the disk is full, the folder cannot be written, or it holds what is not this stage's.
@@ -160,8 +165,12 @@ def run_stage(
                 remove_tree(scratch)
                 return done
             try:
-                _empty(scratch)
+                unfinished = scratch / _UNFINISHED
+                if not (resumable and unfinished.is_file() and unfinished.read_text(encoding="utf-8") == key):
+                    _empty(scratch)
+                    unfinished.write_text(key, encoding="utf-8")
                 results = make(scratch)
+                unfinished.unlink()
                 files = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
                 record = {"stage": name, "key": key, "inputs": inputs, "files": files, "results": results}
                 (scratch / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -169,7 +178,8 @@ def run_stage(
                 remove_tree(folder)
                 scratch.replace(folder)
             except BaseException:
-                remove_tree(scratch)
+                if not resumable:
+                    remove_tree(scratch)
                 raise
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -15,6 +15,7 @@ from whisper_toolchain.download import Report
 from whisper_toolchain.errors import StageError
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, canonical_digest, code_digest, remove_tree, run_stage
+from whisper_toolchain.stages.calibrate import array_digests
 from whisper_toolchain.stages.compile import LOG
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
@@ -104,7 +105,7 @@ def _made_from(fetched: Stage, calibrated: Stage, compiled: Stage) -> dict[str, 
     return {
         "checkpoint": {"tensor_digest": fetched.results["tensor_digest"]},
         "calibration": {
-            "digest": canonical_digest(calibrated.digests()),
+            "digest": canonical_digest(array_digests(calibrated)),
             "count": calibrated.results["count"],
             "dataset_digest": calibrated.results["dataset_digest"],
         },

@@ -4,14 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from whisper_toolchain import datasets
-from whisper_toolchain.calibration import (
-    CALIBRATION,
-    HOLDOUT,
-    HOLDOUT_WINDOWS,
-    plan_windows,
-    record,
-    split_holdout,
-)
+from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
+from whisper_toolchain.calibration.selection import HOLDOUT_WINDOWS, mix, split_holdout
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import DatasetError
@@ -22,7 +16,10 @@ from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
 
 _CODE = (
-    "whisper_toolchain.calibration",
+    *(
+        f"whisper_toolchain.calibration.{name}"
+        for name in ("array_file", "batched_decoder", "journal", "record", "selection")
+    ),
     *(
         f"whisper_runtime.{name}"
         for name in (
@@ -45,18 +42,18 @@ def calibrate(
     workspace: Workspace,
     plan: ShapePlan,
     dataset: Path | None,
-    samples: int,
+    samples: int | None,
     seed: int,
     *,
     report: Report,
 ) -> Stage:
-    """Record up to `samples` windows, and a holdout from recordings that are in none of them.
+    """Record windows for both graphs, and a holdout from recordings that are in none of them.
 
     Args:
         workspace: holds the export stage's output.
         plan: the shapes.
         dataset: the speech; None for what was fetched.
-        samples: how many windows at most.
+        samples: how many windows at most for each graph; None for as many as the reference flow takes.
         seed: decides which recordings are taken.
         report: takes one line of progress.
 
@@ -64,8 +61,9 @@ def calibrate(
         StageError: an earlier stage has not run.
         DatasetError: there is too little speech, or it cannot be read.
     """
-    if samples < 1:
+    if samples is not None and samples < 1:
         raise DatasetError(f"{samples} samples: calibration needs at least one")
+    encoder_rows, decoder_rows = (samples, samples) if samples else plan.calibration_rows
     exported = Stage.read(workspace.export(plan), f"export {plan.options}")
     fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
     speech = workspace.dataset(dataset)
@@ -74,37 +72,48 @@ def calibrate(
     inputs = {
         "export": {name: exported.digests()[name] for name in (ENCODER, DECODER)},  # the host decoder plays no part
         "dataset": dataset_digest,
-        "samples": samples,
+        "rows": [encoder_rows, decoder_rows],
         "seed": seed,
         "code": code_digest(*_CODE),
-        "versions": installed_versions("numpy", "onnxruntime", "soundfile", "soxr"),
+        "versions": installed_versions("numpy", "onnxruntime", "soundfile", "soxr", "torch"),
     }
 
     def make(folder: Path) -> dict[str, Any]:
+        from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
         from whisper_runtime.embedding import TokenEmbedding
 
-        from whisper_toolchain.float_model import host_arrays, load_tokenizer, open_float_backend
+        from whisper_toolchain.calibration.record import FloatModel, record
+        from whisper_toolchain.float_model import host_arrays, load_tokenizer
 
         calibration, holdout = split_holdout(utterances, seed)
-        windows = plan_windows(calibration, plan.seconds, samples)
-        measured = plan_windows(holdout, plan.seconds, HOLDOUT_WINDOWS)
+        checkpoint = load(fetched.folder / CHECKPOINT)
+        with OnnxRuntimeBackend(exported.folder / ENCODER, exported.folder / DECODER, threads=1) as backend:
+            embedding, tokenizer = (
+                TokenEmbedding(*host_arrays(checkpoint)),
+                load_tokenizer(workspace.whisper, plan.dims),
+            )
+            model = FloatModel(plan, backend, checkpoint, embedding, tokenizer)
+            measured = record(holdout, HOLDOUT_WINDOWS, HOLDOUT_WINDOWS, HOLDOUT, folder, model)
+            windows = record(mix(calibration), encoder_rows, decoder_rows, CALIBRATION, folder, model)
         if not windows or not measured:
             raise DatasetError(f"{speech.name}: too little of it is louder than silence to calibrate on")
         report(
-            f"calibrate: {len(windows)} windows of {speech.name} to calibrate on, {len(measured)} windows of "
-            f"{len(holdout)} other recordings to measure on"
+            f"calibrate: {len(windows)} windows of {speech.name} for the encoder, {min(len(windows), decoder_rows)} of "
+            f"them for the decoder, {len(measured)} of {len(holdout)} other recordings to measure on"
         )
-        embedding = TokenEmbedding(*host_arrays(load(fetched.folder / CHECKPOINT)))
-        tokenizer = load_tokenizer(workspace.whisper, plan.dims)
-        with open_float_backend(exported.folder) as backend:
-            record(windows, CALIBRATION, folder, plan, backend, embedding, tokenizer)
-            record(measured, HOLDOUT, folder, plan, backend, embedding, tokenizer)
         return {
             "shape": plan.shape_name,
             "count": len(windows),
+            "decoder_count": min(len(windows), decoder_rows),
             "holdout": [utterance.id for utterance in holdout],
             "source": speech.name,
             "dataset_digest": dataset_digest,
         }
 
-    return run_stage("calibrate", workspace.calibration(plan), inputs, make, report)
+    return run_stage("calibrate", workspace.calibration(plan), inputs, make, report, resumable=True)
+
+
+def array_digests(calibrated: Stage) -> dict[str, str]:
+    """File name -> sha256 of what the compilers read of a calibration; the report beside it changes nothing."""
+    digests = calibrated.digests()
+    return {name: digests[name] for name in (*CALIBRATION.arrays, *HOLDOUT.arrays)}

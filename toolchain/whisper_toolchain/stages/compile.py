@@ -12,6 +12,7 @@ from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.recipe import load_recipe
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, code_digest, run_stage
+from whisper_toolchain.stages.calibrate import array_digests
 from whisper_toolchain.workspace import Workspace
 
 LOG = "compile.log"
@@ -73,7 +74,7 @@ def compile_graphs(
     recipe = load_recipe(plan.variant, plan.arch, recipe_path)
     inputs = {
         "export": {name: exported.digests()[name] for name in (ENCODER, DECODER)},  # the host decoder plays no part
-        "calibration": calibrated.digests(),
+        "calibration": array_digests(calibrated),
         "recipe": recipe.as_dict(),
         "arch": plan.arch,
         "compiler": f"{chosen.name} {chosen.version}",

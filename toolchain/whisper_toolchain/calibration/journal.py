@@ -1,0 +1,94 @@
+"""What of a calibration set is done: a line for each piece, so that an interrupted run can go on where it was."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whisper_runtime.closing import Closing
+
+
+@dataclass(frozen=True)
+class CutWindow:
+    """A window of a recording, and how it sounds.
+
+    Attributes:
+        recording: id of the utterance.
+        speaker: who speaks; None where nobody says.
+        start: its first sample in the recording, at 16 kHz.
+        samples: how many it has.
+        peak: its loudest sample, full scale being 1.
+        clipped: how many samples are at full scale.
+    """
+
+    recording: str
+    speaker: str | None
+    start: int
+    samples: int
+    peak: float
+    clipped: int
+
+
+@dataclass
+class Done:
+    """What a journal says.
+
+    Attributes:
+        recordings: ids of those that are cut, in their order.
+        windows: theirs; the index is the row.
+        texts: row -> tokens, where the decoder's arrays have that row.
+    """
+
+    recordings: list[str] = field(default_factory=list)
+    windows: list[CutWindow] = field(default_factory=list)
+    texts: dict[int, list[int]] = field(default_factory=dict)
+
+
+class Journal(Closing):
+    """A file of JSON lines. A line is written after what it speaks of is on disk.
+
+    Attributes:
+        done: what the file says, and what was added.
+
+    Args:
+        path: the file; what is there is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.done = Done()
+        self._file = path.open("a+b", buffering=0)
+        self._file.seek(0)
+        end = 0
+        for line in self._file.read().splitlines(keepends=True):
+            # A line that was cut off in the middle of writing has no end.
+            if not line.endswith(b"\n"):
+                break
+            self._take(json.loads(line))
+            end += len(line)
+        self._file.truncate(end)
+
+    def add_recordings(self, cut: Sequence[tuple[str, Sequence[CutWindow]]]) -> None:
+        """Recordings, by their ids, are cut, and their rows are on disk."""
+        if cut:
+            self._add({"cut": [[recording, [asdict(window) for window in windows]] for recording, windows in cut]})
+
+    def add_texts(self, texts: dict[int, list[int]]) -> None:
+        """Rows of the decoder's arrays are on disk."""
+        self._add({"texts": [[row, tokens] for row, tokens in sorted(texts.items())]})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        os.fsync(self._file.fileno())
+        self._take(entry)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        for recording, windows in entry.get("cut", ()):
+            self.done.recordings.append(recording)
+            self.done.windows += [CutWindow(**window) for window in windows]
+        self.done.texts.update(dict(entry.get("texts", ())))

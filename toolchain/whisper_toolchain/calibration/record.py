@@ -1,0 +1,293 @@
+"""Records a calibration set: recordings are cut into windows, and the windows encoded and decoded in batches.
+
+One thread cuts and computes mels, which is mostly Python; one a core encodes and decodes, each on a thread of its own,
+so that no pools of threads fight for the cores. All of them write rows as they are made, at places that the drawing
+order fixes. So an interrupted run goes on where it stopped and ends in the same bytes, on any number of cores, and
+memory grows with the cores (0.2 GB each) and not with the set.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from whisper_runtime.audio import SAMPLE_RATE, AudioFile
+from whisper_runtime.backends import Backend
+from whisper_runtime.decoding import GreedyDecoder
+from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.mel import window_mel
+from whisper_runtime.slot_decoder import SlotDecoder, fill_slots
+from whisper_runtime.token_rules import TokenRules
+from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.windows import cut_windows
+
+from whisper_toolchain.calibration import CalibrationFiles
+from whisper_toolchain.calibration.array_file import ArrayFile
+from whisper_toolchain.calibration.batched_decoder import BatchedDecoder
+from whisper_toolchain.calibration.journal import CutWindow, Journal
+from whisper_toolchain.checkpoints import Checkpoint
+from whisper_toolchain.datasets import Utterance
+from whisper_toolchain.shape_plan import ShapePlan
+
+BATCH = 32
+"""Windows that are decoded at once."""
+
+_GROUP = 8 * BATCH  # windows that are sorted by length, so that a batch's texts end together
+_RECORDINGS = 32  # that are cut between two entries in the journal
+_MOST_WORKERS = 8
+_FULL_SCALE = 0.999
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """What decodes the windows.
+
+    Attributes:
+        plan: the shapes.
+        backend: runs the exported float graphs, with one thread for each call: its calls come from many threads.
+        checkpoint: the weights.
+        embedding: the checkpoint's embeddings.
+        tokenizer: the model's tokenizer.
+    """
+
+    plan: ShapePlan
+    backend: Backend
+    checkpoint: Checkpoint
+    embedding: TokenEmbedding
+    tokenizer: Tokenizer
+
+
+def record(
+    utterances: Sequence[Utterance],
+    encoder_rows: int,
+    decoder_rows: int,
+    files: CalibrationFiles,
+    folder: Path,
+    model: FloatModel,
+) -> list[CutWindow]:
+    """Write one set of arrays, or go on with it.
+
+    Args:
+        utterances: recordings, in the order in which they are used until there are enough rows.
+        encoder_rows: rows of `mel` at most.
+        decoder_rows: rows of the others at most; no more than of `mel`.
+        files: names of the files.
+        folder: where to write them; may hold what an interrupted run left.
+        model: the float model.
+
+    Returns:
+        What the rows are.
+
+    Raises:
+        AudioError: a recording cannot be read.
+        BackendError: a graph fails.
+        OSError: the files cannot be written.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ExitStack() as stack:
+            journal_path = folder / f"{files.rows}.journal"
+            journal = stack.enter_context(Journal(journal_path))
+            arrays = stack.enter_context(_Arrays(folder, files, encoder_rows, decoder_rows, model.plan))
+            decoding = stack.enter_context(_Decoding(model, arrays, journal, files.mel))
+            _cut(utterances, encoder_rows, arrays, journal, model.plan.seconds, decoding)
+            decoding.finish()
+            windows = journal.done.windows
+            arrays.finish(len(windows), min(len(windows), decoder_rows))
+            _write_rows(folder / files.rows, windows, journal.done.texts, model.tokenizer)
+        journal_path.unlink()
+        return windows
+    finally:
+        torch.set_num_threads(threads)
+
+
+def workers() -> int:
+    """How many threads encode and decode: one for each core that this process may use, up to a bound."""
+    return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+
+
+class _Arrays(ExitStack):
+    """The four arrays of a set."""
+
+    def __init__(
+        self, folder: Path, files: CalibrationFiles, encoder_rows: int, decoder_rows: int, plan: ShapePlan
+    ) -> None:
+        super().__init__()
+
+        def opened(name: str, rows: int, shape: tuple[int, ...], dtype: type = np.float32) -> ArrayFile:
+            return self.enter_context(ArrayFile(folder / name, rows, shape, dtype))
+
+        self.mel = opened(files.mel, encoder_rows, (1, plan.mel_frames, plan.dims.n_mels))
+        self.features = opened(files.features, decoder_rows, (1, plan.feature_frames, plan.state))
+        self.token_embeddings = opened(files.token_embeddings, decoder_rows, (plan.sequence, 1, plan.state))
+        self.lengths = opened(files.lengths, decoder_rows, (), np.int32)
+
+    @property
+    def of_decoder(self) -> tuple[ArrayFile, ...]:
+        return (self.features, self.token_embeddings, self.lengths)
+
+    def finish(self, encoder_rows: int, decoder_rows: int) -> None:
+        self.mel.finish(encoder_rows)
+        for array in self.of_decoder:
+            array.finish(decoder_rows)
+
+
+def _cut(
+    utterances: Sequence[Utterance],
+    rows: int,
+    arrays: _Arrays,
+    journal: Journal,
+    seconds: int,
+    decoding: "_Decoding",
+) -> None:
+    """Cut recordings into windows as the runtime does, write the mels, and hand full groups to the decoding."""
+    known = set(journal.done.recordings)
+    cut: list[tuple[str, list[CutWindow]]] = []
+    count = len(journal.done.windows)
+
+    def note() -> None:
+        arrays.mel.sync()
+        journal.add_recordings(cut)
+        cut.clear()
+        decoding.take(whole_groups=True)
+
+    for utterance in utterances:
+        if count >= rows:
+            break
+        if utterance.id in known:
+            continue
+        windows = []
+        with AudioFile(utterance.path) as file:
+            for window in cut_windows(file.blocks(), seconds):
+                if count >= rows:
+                    break
+                arrays.mel.write(count, np.ascontiguousarray(window_mel(window.samples, seconds).T[None]))
+                loud = np.abs(window.samples)
+                peak, clipped = float(loud.max()), int((loud >= _FULL_SCALE).sum())
+                windows.append(
+                    CutWindow(utterance.id, utterance.speaker, window.start, len(window.samples), peak, clipped)
+                )
+                count += 1
+        cut.append((utterance.id, windows))
+        if len(cut) == _RECORDINGS:
+            note()
+    note()
+
+
+class _Decoding:
+    """Encodes and decodes rows on all cores, and notes in the journal which are done."""
+
+    def __init__(self, model: FloatModel, arrays: _Arrays, journal: Journal, what: str) -> None:
+        self._model = model
+        self._arrays = arrays
+        self._journal = journal
+        self._prompt = model.tokenizer.sot_sequence()
+        self._batched = BatchedDecoder(model.checkpoint, model.plan.sequence, model.tokenizer, self._prompt)
+        self._pool = ThreadPoolExecutor(workers(), thread_name_prefix="calibrate")
+        self._running: set[Future[dict[int, list[int]]]] = set()
+        self._taken = 0
+        self._progress = _Progress(what)
+
+    def __enter__(self) -> "_Decoding":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._progress.close()
+
+    def take(self, whole_groups: bool) -> None:
+        """Start decoding the rows that are cut by now, and note what is decoded."""
+        windows = self._journal.done.windows
+        ready = min(len(windows), self._arrays.features.rows)
+        while ready - self._taken >= (_GROUP if whole_groups else 1):
+            end = min(ready, self._taken + _GROUP)
+            rows = [row for row in range(self._taken, end) if row not in self._journal.done.texts]
+            rows.sort(key=lambda row: windows[row].samples)
+            for first in range(0, len(rows), BATCH):
+                batch = rows[first : first + BATCH]
+                seconds = [windows[row].samples / SAMPLE_RATE for row in batch]
+                self._running.add(self._pool.submit(self._decode, batch, seconds))
+            self._taken = end
+        self._note({future for future in self._running if future.done()})
+
+    def finish(self) -> None:
+        """Decode what is left. Raises what went wrong in any batch."""
+        self.take(whole_groups=False)
+        self._progress.start(min(len(self._journal.done.windows), self._arrays.features.rows))
+        while self._running:
+            self._note(wait(self._running, timeout=1.0, return_when=FIRST_EXCEPTION).done)
+            self._progress.show(len(self._journal.done.texts))
+
+    def _note(self, finished: set[Future[dict[int, list[int]]]]) -> None:
+        if not finished:
+            return
+        self._running -= finished
+        texts = {row: tokens for future in finished for row, tokens in future.result().items()}
+        for array in self._arrays.of_decoder:
+            array.sync()
+        self._journal.add_texts(texts)
+
+    def _decode(self, rows: Sequence[int], seconds: Sequence[float]) -> dict[int, list[int]]:
+        """Encode and decode windows, and write their rows."""
+        model, arrays = self._model, self._arrays
+        features = np.concatenate([model.backend.encode(arrays.mel.read(row)) for row in rows])
+        texts = {}
+        for row, encoded, length, text in zip(
+            rows, features, seconds, self._batched.decode(features, seconds), strict=True
+        ):
+            tokens = text.tokens if text.sure else self._decode_exactly(encoded[None], length, text.tokens)
+            ids, positions = fill_slots(self._prompt, tokens, model.plan.sequence)
+            arrays.features.write(row, encoded[None])
+            arrays.token_embeddings.write(row, model.embedding.embed(ids, positions, model.plan.sequence))
+            arrays.lengths.write(row, np.array(len(ids), np.int32))
+            texts[row] = list(tokens)
+        return texts
+
+    def _decode_exactly(self, features: np.ndarray, seconds: float, draft: Sequence[int]) -> tuple[int, ...]:
+        """The text by the runtime's own decoder."""
+        slots = SlotDecoder(self._model.backend, self._model.embedding, self._model.plan.sequence)
+        slots.begin(features)
+        tokenizer = self._model.tokenizer
+        decoder = GreedyDecoder(slots, tokenizer)
+        return decoder.decode(self._prompt, TokenRules(tokenizer), seconds, draft).tokens
+
+
+class _Progress:
+    """A bar on a terminal, with rate and time left; elsewhere a line at every fifth."""
+
+    def __init__(self, what: str) -> None:
+        self._what = f"calibrate: {what}"
+        self._bar = tqdm(desc=self._what, unit="window", file=sys.stderr, disable=not sys.stderr.isatty())
+        self._total = 0
+        self._fifth = 0
+
+    def start(self, total: int) -> None:
+        self._bar.reset(total)
+        self._total = total
+
+    def show(self, done: int) -> None:
+        self._bar.update(done - self._bar.n)
+        fifth = done * 5 // max(1, self._total)
+        if self._bar.disable and fifth > self._fifth:
+            print(f"{self._what}: {done} of {self._total} windows", file=sys.stderr, flush=True)  # noqa: T201
+        self._fifth = fifth
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _write_rows(path: Path, windows: Sequence[CutWindow], texts: dict[int, list[int]], tokenizer: Tokenizer) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row, window in enumerate(windows):
+            entry = {"row": row, **asdict(window)}
+            if row in texts:
+                entry |= {"tokens": texts[row], "text": tokenizer.decode(texts[row]).strip()}
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
