@@ -178,8 +178,8 @@ class AppFiles:
             AppError: somebody else has changed a file of it since.
         """
         if not self.unfinished:
-            if self._state.is_dir() and not (self._state / "record.json").exists():
-                shutil.rmtree(self._state)  # cut off before anything of the app was touched
+            if self._state.is_dir():
+                self._sweep()  # cut off before anything of the app was touched, or after everything was done
             return None
         journal = self._read_journal()
         if journal["complete"]:
@@ -205,9 +205,10 @@ class AppFiles:
         shutil.rmtree(self._previous, ignore_errors=True)
         current = {path: (self.root / path).read_bytes() for path in change.edited}
         for path, data in current.items():
-            self._store(self._previous / path, data)
+            mode = (self.root / path).stat().st_mode
+            self._store(self._previous / path, data, mode)
             if kept is None:
-                self._store(self._backup / path, data)
+                self._store(self._backup / path, data, mode)
         journal = {
             "complete": False,
             "edited": {path: [_sha256(current[path]), _sha256(data)] for path, data in change.edited.items()},
@@ -224,13 +225,10 @@ class AppFiles:
         self._store(self._journal, _json(journal))
         self._finish(journal)
 
-    def needs(self, change: Change) -> int:
-        """Bytes that a change takes on the disk."""
-        return _SPARE_BYTES + sum(source.stat().st_size for source in change.added.values())
-
     def check_room(self, change: Change) -> None:
         """Refuse to begin what will not fit. Raises AppError."""
-        free, needed = shutil.disk_usage(self.root).free, self.needs(change)
+        free = shutil.disk_usage(self.root).free
+        needed = _SPARE_BYTES + sum(source.stat().st_size for source in change.added.values())
         if free < needed:
             raise AppError(
                 f"{self.root}: {free >> 20} MB free, the bundle needs {needed >> 20}: free some space; nothing was changed"
@@ -244,13 +242,14 @@ class AppFiles:
         else:
             self._store(record, _json(journal["record"]))
         self._clean()
-        if journal["record"] is None:
-            shutil.rmtree(self._state)
 
     def _clean(self) -> None:
         """The journal goes first: what it led to must be there for as long as it is."""
         self._journal.unlink()
         _sync_folder(self._state)
+        self._sweep()
+
+    def _sweep(self) -> None:
         shutil.rmtree(self._previous, ignore_errors=True)
         (self._state / "incoming").unlink(missing_ok=True)
         if not (self._state / "record.json").exists():

@@ -210,9 +210,8 @@ def _edit_registry(source: PythonSource, registrations: Sequence[Registration]) 
 
     for variant in dict.fromkeys(item.variant for item in registrations):
         ours = [item for item in registrations if item.variant == variant]
-        if variant in variants:
-            architectures = variants[variant]
-            assert isinstance(architectures, ast.Dict)
+        architectures = variants.get(variant)
+        if isinstance(architectures, ast.Dict):
             _append(source, architectures, [entry(item, _indent(architectures)) for item in ours])
         else:
             indent = _indent(registry)
@@ -236,7 +235,6 @@ def _edit_downloader(source: PythonSource, registrations: Sequence[Registration]
 
 def _add_empty(source: PythonSource, node: ast.expr, variants: Sequence[str]) -> None:
     present = _dictionary(source, node, "FILES")
-    assert isinstance(node, ast.Dict)
     indent = _indent(node)
     new = [variant for variant in dict.fromkeys(variants) if variant not in present]
     _append(source, node, [f"{indent}{json.dumps(variant)}: []" for variant in new])
@@ -286,9 +284,10 @@ def _speech_start(source: PythonSource, scope: ast.AST) -> tuple[ast.Assign, str
 
 
 def _returned(source: PythonSource, scope: ast.ClassDef, method: str) -> ast.expr:
-    function = source.function(method, scope)
-    found = source.one(ast.Return, function, lambda node: node.value is not None, f"one return in {method}")
-    assert found.value is not None
+    expected = f"one return of a value in {method}"
+    found = source.one(ast.Return, source.function(method, scope), lambda node: True, expected)
+    if found.value is None:
+        raise source.unknown(expected)
     return found.value
 
 
@@ -337,11 +336,13 @@ def _dictionary(source: PythonSource, node: ast.expr, what: str) -> dict[str, as
     return entries
 
 
-def _append(source: PythonSource, node: ast.Dict, entries: Sequence[str]) -> None:
+def _append(source: PythonSource, node: ast.expr, entries: Sequence[str]) -> None:
     """Put entries, each on lines of its own, behind a dictionary's last one, whatever comma stands there."""
-    source.after(node.values[-1], "".join(f",\n{entry}" for entry in entries))
+    last = list(_dictionary(source, node, "a dictionary").values())[-1]
+    source.after(last, "".join(f",\n{entry}" for entry in entries))
 
 
-def _indent(node: ast.Dict) -> str:
-    key = node.keys[-1]
-    return " " * (key.col_offset if key is not None else 0)
+def _indent(node: ast.expr) -> str:
+    """The indentation of a dictionary's entries."""
+    key = node.keys[-1] if isinstance(node, ast.Dict) else None
+    return " " * (0 if key is None else key.col_offset)

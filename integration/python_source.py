@@ -68,16 +68,16 @@ class PythonSource:
     def before(self, node: ast.expr, text: str) -> None:
         """Put text right in front of an expression."""
         start = self._start(node)
-        self._edits.append((start, start, text.encode()))
+        self._edits.append((start, start, self._encoded(text)))
 
     def after(self, node: ast.expr | ast.keyword, text: str) -> None:
         """Put text right behind an expression."""
         end = self._end(node)
-        self._edits.append((end, end, text.encode()))
+        self._edits.append((end, end, self._encoded(text)))
 
     def replace(self, node: ast.expr, text: str) -> None:
         """Put text in the place of an expression."""
-        self._edits.append((self._start(node), self._end(node), text.encode()))
+        self._edits.append((self._start(node), self._end(node), self._encoded(text)))
 
     def lines_before(self, statement: ast.stmt, lines: list[str]) -> None:
         """Put lines in front of a statement, indented as it is."""
@@ -117,6 +117,9 @@ class PythonSource:
         if position and not self._data[:position].endswith((b"\n", b"\r")):
             text = self._newline + text.removesuffix(self._newline)  # behind a last line that does not end
         self._edits.append((position, position, text))
+
+    def _encoded(self, text: str) -> bytes:
+        return text.encode().replace(b"\n", self._newline)
 
     def _start(self, node: ast.expr | ast.stmt) -> int:
         return self._lines[node.lineno - 1] + node.col_offset
