@@ -17,6 +17,10 @@ HAILO_APPS = "hailo_apps/python/standalone_apps/speech_recognition"
 
 # sha256 over the five files, each as its path, a NUL and its own sha256: revisions that were tried.
 _REVISIONS = {
+    "e9a2d1dc74af1597": "Hailo-Application-Code-Examples 41cab09 (July 2025)",
+    "4275732fbfe1b2fe": "Hailo-Application-Code-Examples 55c64bf (August 2025)",
+    "e8989f0a0e1a7b7e": "Hailo-Application-Code-Examples 0d987d8 to 5eab622 (December 2025, January 2026)",
+    "66f3d53ff5b97fc0": "hailo-apps 80f0b60 (December 2025)",
 }
 
 

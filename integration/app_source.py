@@ -39,7 +39,9 @@ def cloned_app(third_party: Path, *, offline: bool, report: Report, repository: 
         if done.returncode != 0:
             shutil.rmtree(partial, ignore_errors=True)
             reason = (done.stderr.strip().splitlines() or ["git failed"])[-1]
-            raise AppError(f"{repository}: cannot be cloned ({reason}): clone it elsewhere and give its folder as APP_DIR")
+            raise AppError(
+                f"{repository}: cannot be cloned ({reason}): clone it elsewhere and give its folder as APP_DIR"
+            )
     partial.rename(target)
     return target
 

@@ -87,7 +87,7 @@ def _requirements(app: App, lock: Path, emulated: bool, report: Report) -> list[
     ours = _locked(lock)
     for number, line in enumerate(wanted):
         if re.match(r"torch\b(?!-)", line) and line != ours["torch"]:
-            report(f"python  {ours['torch']} in the place of the app's {line}: what this project uses; only the mel needs it")
+            report(f"python  {ours['torch']}, which this project uses, in the place of the app's {line}: for the mel")
             wanted[number] = ours["torch"]
     if b"get_standalone_parser" in (app.root / CLI).read_bytes():
         wanted += _OF_HAILO_APPS

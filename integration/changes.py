@@ -143,8 +143,8 @@ class AppFiles:
             data = backup.read_bytes() if backup.is_file() else b""
             if _sha256(data) != sha256:
                 raise AppError(
-                    f"{backup}: missing or changed, so {path} cannot be restored from it: get {path} from the app's "
-                    f"repository (git checkout), and delete {self._state}, app/whisper_bundles and app/whisper_bundle.py"
+                    f"{backup}: missing or changed, so {path} cannot be restored from it: get it from the app's "
+                    f"repository (git checkout) and delete {self._state}, app/whisper_bundles and app/whisper_bundle.py"
                 )
             files[path] = data
         return files
@@ -155,9 +155,7 @@ class AppFiles:
         A file that is again as the vendor made it is no loss to anybody. Raises AppError, which names the files.
         """
         changed = [
-            path
-            for path, sha256 in record.after.items()
-            if self._digest(path) not in (sha256, record.before[path])
+            path for path, sha256 in record.after.items() if self._digest(path) not in (sha256, record.before[path])
         ]
         changed += [path for path, sha256 in record.added.items() if self._digest(path) not in (sha256, None)]
         if changed:
@@ -230,9 +228,7 @@ class AppFiles:
         free = shutil.disk_usage(self.root).free
         needed = _SPARE_BYTES + sum(source.stat().st_size for source in change.added.values())
         if free < needed:
-            raise AppError(
-                f"{self.root}: {free >> 20} MB free, the bundle needs {needed >> 20}: free some space; nothing was changed"
-            )
+            raise AppError(f"{self.root}: {free >> 20} MB free, the bundle needs {needed >> 20}: nothing was changed")
 
     def _finish(self, journal: Mapping[str, Any]) -> None:
         self._remove(journal["removed"])

@@ -102,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--bundle", type=_path, metavar="DIR", help="the bundle (default: the newest)")
         command.add_argument("--offline", action="store_true", help="use only what is already here")
         if name == "install":
-            command.add_argument("--emulated", action="store_true", help="install a bundle of the emulator, for a trial")
+            command.add_argument("--emulated", action="store_true", help="a bundle of the emulator is welcome")
         else:
-            command.add_argument("--audio", type=_path, metavar="FILE", help="a recording instead of one that was fetched")
+            command.add_argument("--audio", type=_path, metavar="FILE", help="a recording, instead of a fetched one")
             command.add_argument("--text", metavar="TEXT", help="what is said in it")
             command.add_argument("--app-python", type=_path, metavar="FILE", help="the interpreter that runs the app")
     return parser

@@ -7,6 +7,7 @@ one cures stands in README.md.
 import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeGuard
 
 from integration.python_source import PythonSource, assignments, is_call
 from integration.registration import FOLDER, Registration
@@ -152,7 +153,9 @@ def _edit_cli(source: PythonSource, registrations: Sequence[Registration]) -> No
 
     listening, start_time = _speech_start(source, main)
     source.one(ast.While, main, lambda node: listening in ast.walk(node), "improve_input_audio in the loop of main")
-    reuse = source.one(ast.If, main, lambda node: _is_reuse(node) and node.lineno < listening.lineno, "if ...reuse_audio")
+    reuse = source.one(
+        ast.If, main, lambda node: _is_reuse(node) and node.lineno < listening.lineno, "if ...reuse_audio"
+    )
     source.lines_after(
         listening,
         [
@@ -174,9 +177,7 @@ def _edit_gui(source: PythonSource, registrations: Sequence[Registration]) -> No
     if length is None or not list(assignments(ast.unparse(length), source.tree)):
         raise source.unknown("preprocess(..., chunk_length=...) with something that is assigned elsewhere")
     opened = source.assignment(pipeline, source.tree)
-    source.lines_after(
-        opened, [f"if {pipeline}.bundle:", f"    {ast.unparse(length)} = {pipeline}.bundle.seconds"]
-    )
+    source.lines_after(opened, [f"if {pipeline}.bundle:", f"    {ast.unparse(length)} = {pipeline}.bundle.seconds"])
     listening, start_time = _speech_start(source, transcribe)
     source.lines_after(
         listening,
@@ -193,18 +194,19 @@ def _edit_registry(source: PythonSource, registrations: Sequence[Registration]) 
     registry = source.assignment("HEF_REGISTRY", source.tree).value
     variants = _dictionary(source, registry, "HEF_REGISTRY")
     model = next((node for node in ast.walk(registry) if _is_model_path(node)), None)
-    if not isinstance(model, ast.Constant) or not isinstance(registry, ast.Dict):
+    if model is None:
         raise source.unknown("HEF_REGISTRY with paths in hefs/")
     # A path is written as the others are: relative to the app, or behind an expression that finds the app.
     written = next(value for value in _values(registry) if model in ast.walk(value))
-    folder = model.value.partition("hefs/")[0]
+    folder = ast.literal_eval(model).partition("hefs/")[0]
 
     def path(registration: Registration, file: str) -> str:
         literal = json.dumps(f"{folder}{registration.folder.relative_to(FOLDER.parent)}/{file}")
         return source.text(written).replace(source.text(model), literal)
 
     def entry(registration: Registration, indent: str) -> str:
-        lines = [f"{indent}    {json.dumps(part)}: {path(registration, file)}," for part, file in registration.models.items()]
+        models = registration.models.items()
+        lines = [f"{indent}    {json.dumps(part)}: {path(registration, file)}," for part, file in models]
         lines.append(f'{indent}    "bundle": {json.dumps(registration.note)},')
         return "\n".join([f"{indent}{json.dumps(registration.arch)}: {{", *lines, f"{indent}}}"])
 
@@ -252,8 +254,10 @@ def _choices(source: PythonSource, option: str) -> dict[str, ast.expr]:
     argument = source.one(
         ast.Call,
         parser,
-        lambda node: ast.unparse(node.func).endswith(".add_argument")
-        and option in [item.value for item in node.args if isinstance(item, ast.Constant)],
+        lambda node: (
+            ast.unparse(node.func).endswith(".add_argument")
+            and option in [item.value for item in node.args if isinstance(item, ast.Constant)]
+        ),
         f"one add_argument('{option}') in get_args",
     )
     choices = next((item.value for item in argument.keywords if item.arg == "choices"), None)
@@ -310,16 +314,15 @@ def _is_reuse(node: ast.If) -> bool:
     return isinstance(node.test, ast.Attribute) and node.test.attr == "reuse_audio"
 
 
-def _is_model_path(node: ast.AST) -> bool:
+def _is_model_path(node: ast.AST) -> TypeGuard[ast.Constant]:
     return isinstance(node, ast.Constant) and isinstance(node.value, str) and "hefs/" in node.value
 
 
-def _values(registry: ast.Dict) -> list[ast.expr]:
+def _values(registry: ast.expr) -> list[ast.expr]:
     """The expressions at the leaves: paths of the models."""
-    leaves: list[ast.expr] = []
-    for value in registry.values:
-        leaves += _values(value) if isinstance(value, ast.Dict) else [value]
-    return leaves
+    if not isinstance(registry, ast.Dict):
+        return [registry]
+    return [leaf for value in registry.values for leaf in _values(value)]
 
 
 def _dictionary(source: PythonSource, node: ast.expr, what: str) -> dict[str, ast.expr]:

@@ -33,8 +33,8 @@ def check_hefs(bundle: Bundle, registration: Registration) -> None:
     if logits != [(1, manifest.sequence, size) for size in manifest.vocabulary_parts]:
         found = ", ".join(f"{stream.name} {stream.shape}" for stream in decoder.outputs)
         raise AppError(
-            f"{decoder.path}: the app joins the outputs with '{LOGITS}' in their names, in HailoRT's order; with these it "
-            f"would get no logits: {found}: use whisper-runtime, which finds them itself"
+            f"{decoder.path}: the app joins the outputs with '{LOGITS}' in their names, in HailoRT's order, which "
+            f"gives no logits here: {found}: use whisper-runtime, which finds them itself"
         )
 
 

@@ -128,7 +128,7 @@ def _register(bundle: Bundle, vendor: Mapping[str, bytes]) -> Registration:
     arch, architectures = bundle.manifest.arch, known_architectures(vendor[CLI])
     if arch not in architectures:
         raise AppError(
-            f"{bundle.folder}: for {arch}, and this revision of the app knows only {', '.join(architectures)}: update it"
+            f"{bundle.folder}: for {arch}, and this revision of the app knows {', '.join(architectures)}: update it"
         )
     registration = Registration.of(bundle.manifest, stock_variants(vendor[REGISTRY]))
     if not bundle.manifest.emulated:
@@ -157,9 +157,8 @@ def _added(
 
 
 def _tell(new: Registration, bundle: Bundle, record: Record | None, report: Report) -> None:
-    before = [item for item in (record.bundles if record else ()) if (item.variant, item.arch) == (new.variant, new.arch)]
-    for item in before:
-        if item.folder != new.folder:
+    for item in record.bundles if record else ():
+        if (item.variant, item.arch) == (new.variant, new.arch) and item.folder != new.folder:
             report(f"        in the place of {item.note}")
     if new.variant != bundle.manifest.variant:
         report(f"        the app's own {bundle.manifest.variant} for {new.arch} stays what it is")

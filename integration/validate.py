@@ -162,4 +162,3 @@ def differing_words(found: list[str], expected: list[str]) -> tuple[list[str], f
     shown = [f"'{' '.join(expected[a:b])}' -> '{' '.join(found[c:d])}'" for _, a, b, c, d in changes]
     count = sum(max(b - a, d - c) for _, a, b, c, d in changes)
     return shown, count / max(1, len(expected))
-

@@ -6,19 +6,20 @@ Added by `make install-app` of the open Whisper toolchain. A bundle lies in a fo
 
 import base64
 import json
-import os
 import queue
-from typing import Any, Iterable, Optional
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-FOLDER = os.path.join(os.path.dirname(os.path.realpath(__file__)), "whisper_bundles")
+FOLDER = Path(__file__).resolve().parent / "whisper_bundles"
 
 
-def bundle_of(model_path: str) -> "Optional[WhisperBundle]":
+def bundle_of(model_path: str) -> "WhisperBundle | None":
     """The bundle that a model file belongs to, or None for every other model of the app."""
-    folder = os.path.dirname(os.path.realpath(model_path))
-    return WhisperBundle(folder) if os.path.dirname(folder) == FOLDER else None
+    folder = Path(model_path).resolve().parent
+    return WhisperBundle(folder) if folder.parent == FOLDER else None
 
 
 class WhisperBundle:
@@ -36,9 +37,8 @@ class WhisperBundle:
 
     timeout_ms = 5000
 
-    def __init__(self, folder: str) -> None:
-        with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
-            manifest = json.load(file)
+    def __init__(self, folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         model, tokens = manifest["model"], manifest["tokenizer"]
         if manifest["provenance"] == "emulated":
             print(f"EMULATED bundle {manifest['name']}: it does not run on a Hailo device.")
@@ -48,7 +48,7 @@ class WhisperBundle:
         variant = model["variant"]
         self.token_embedding_weight = _load(folder, f"token_embedding_weight_{variant}.npy")
         self.onnx_add_input = _load(folder, f"onnx_add_input_{variant}.npy")
-        self.tokenizer = BundleTokenizer(os.path.join(folder, tokens["file"]), tokens["eot"])
+        self.tokenizer = BundleTokenizer(folder / tokens["file"], tokens["eot"])
 
     def wait_for_transcription(self, pipeline: Any) -> Any:
         """The pipeline's next result; a RuntimeError if its thread has ended and will never give one."""
@@ -64,19 +64,18 @@ class WhisperBundle:
 class BundleTokenizer:
     """Tokens to text, from the ranks file in the bundle: each line a token's bytes in base64, and its number."""
 
-    def __init__(self, path: str, eos_token_id: int) -> None:
+    def __init__(self, path: Path, eos_token_id: int) -> None:
         self.eos_token_id = eos_token_id
         self._texts: dict[int, bytes] = {}
-        with open(path, "rb") as file:
-            for line in file:
-                text, number = line.split()
-                self._texts[int(number)] = b"" if text == b"=" else base64.b64decode(text)
+        for line in path.read_bytes().splitlines():
+            text, number = line.split()
+            self._texts[int(number)] = b"" if text == b"=" else base64.b64decode(text)
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of some tokens. Special ones have none, so `skip_special_tokens` changes nothing."""
         return b"".join(self._texts.get(int(token), b"") for token in token_ids).decode("utf-8", errors="replace")
 
 
-def _load(folder: str, name: str) -> np.ndarray:
-    array: np.ndarray = np.load(os.path.join(folder, name), allow_pickle=False)
+def _load(folder: Path, name: str) -> np.ndarray:
+    array: np.ndarray = np.load(folder / name, allow_pickle=False)
     return array

@@ -83,7 +83,7 @@ class _Graph:
         ]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _open(path: str) -> _Graph:
     return _Graph(path)
 
