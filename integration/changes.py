@@ -201,7 +201,11 @@ class AppFiles:
         kept = self.record()
         self._state.mkdir(exist_ok=True)
         shutil.rmtree(self._previous, ignore_errors=True)
-        current = {path: (self.root / path).read_bytes() for path in change.edited}
+        # What an earlier install has added is replaced like the vendor's files, so that it can be put back.
+        added = {path: source for path, source in change.added.items() if not (self.root / path).exists()}
+        kept_or_new = {path: source.read_bytes() for path, source in change.added.items() if path not in added}
+        edited = {path: data for path, data in {**kept_or_new, **change.edited}.items() if self._differs(path, data)}
+        current = {path: (self.root / path).read_bytes() for path in {**edited, **change.edited}}
         for path, data in current.items():
             mode = (self.root / path).stat().st_mode
             self._store(self._previous / path, data, mode)
@@ -209,15 +213,15 @@ class AppFiles:
                 self._store(self._backup / path, data, mode)
         journal = {
             "complete": False,
-            "edited": {path: [_sha256(current[path]), _sha256(data)] for path, data in change.edited.items()},
-            "added": sorted(change.added),
+            "edited": {path: [_sha256(current[path]), _sha256(data)] for path, data in edited.items()},
+            "added": sorted(added),
             "removed": sorted(change.removed),
             "record": change.record and change.record.to_json(),
         }
         self._store(self._journal, _json(journal))
-        for path, source in change.added.items():
+        for path, source in added.items():
             self._copy(source, path)
-        for path, data in change.edited.items():
+        for path, data in edited.items():
             self._put(path, data)
         journal["complete"] = True
         self._store(self._journal, _json(journal))
@@ -259,6 +263,9 @@ class AppFiles:
         except (ValueError, KeyError, TypeError) as error:
             raise AppError(f"{self._journal}: damaged: put the files in {self._previous} back by hand") from error
         return journal
+
+    def _differs(self, path: str, data: bytes) -> bool:
+        return self._digest(path) != _sha256(data)
 
     def _digest(self, path: str) -> str | None:
         """The sha256 of a file of the app; None if it is not there."""
