@@ -117,6 +117,11 @@ def _install(python: Path, wanted: list[str], report: Report) -> None:
 def _complete(python: AppPython, folder: Path, emulated: bool, report: Report) -> AppPython:
     """Find what is besides the packages: the parts of ours, a recorder's library, ffmpeg."""
     import_path: list[Path] = []
+    if not emulated and (problem := _fails(python.executable, "import hailo_platform")):
+        raise ValidationError(
+            f"{python.executable}: {problem}: a compiled bundle needs HailoRT and the device: run this there, and give "
+            "the Python that has hailo_platform as APP_PYTHON"
+        )
     if emulated:
         import whisper_runtime
 

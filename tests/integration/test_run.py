@@ -138,7 +138,8 @@ def test_a_failing_device_ends_the_app_instead_of_hanging_it(app, compiled_toy_b
         run_app(app, faking_python(), registration, tone(), SECONDS)
 
 
-def test_a_run_that_hangs_is_ended(app, toy_bundle, tmp_path, monkeypatch):
+def test_a_run_that_hangs_is_ended(examples_app, toy_bundle, tmp_path, monkeypatch):
+    app = App.find(examples_app)
     registration = install(app.root, toy_bundle(), emulated=True, report=ignore)
     platform = tmp_path / "slow" / "hailo_platform.py"
     platform.parent.mkdir()

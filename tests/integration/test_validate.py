@@ -134,7 +134,8 @@ def test_a_given_interpreter_is_used_and_completed(examples_app, tmp_path, monke
     (bin_folder / "ffmpeg").write_text("#!/bin/sh\n")
     (bin_folder / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", str(bin_folder), prepend=":")
-    monkeypatch.setattr(app_venv, "_fails", lambda *_: "OSError: PortAudio library not found")
+    missing = {"import sounddevice": "OSError: PortAudio library not found"}
+    monkeypatch.setattr(app_venv, "_fails", lambda _, script: missing.get(script, ""))
     lines = []
     python = python_of(examples_app, tmp_path, given=Path(sys.executable), report=lines.append)
     assert python.executable == Path(sys.executable)
@@ -143,6 +144,11 @@ def test_a_given_interpreter_is_used_and_completed(examples_app, tmp_path, monke
     assert any("STAND-IN for sounddevice" in line for line in lines)
     compiled = python_of(examples_app, tmp_path, given=Path(sys.executable), emulated=False)
     assert [path.name for path in compiled.import_path] == ["stand_ins"]
+
+
+def test_a_compiled_bundle_is_not_validated_without_hailort(examples_app, tmp_path):
+    with pytest.raises(ValidationError, match="No module named 'hailo_platform': a compiled bundle needs HailoRT"):
+        python_of(examples_app, tmp_path, given=Path(sys.executable), emulated=False)
 
 
 # Where the app and the bundle come from
