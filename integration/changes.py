@@ -112,8 +112,9 @@ class AppFiles:
         except BlockingIOError as error:
             raise AppError(f"{self.root}: another install or uninstall is at work there: wait for it") from error
         except OSError as error:
+            path = error.filename2 or error.filename or self.root
             raise AppError(
-                f"{error.filename or self.root}: {error.strerror or error}: make it writable, or free some space, and "
+                f"{path}: {error.strerror or error}: make it writable, or free some space, and "
                 "run the same command again"
             ) from error
 
@@ -207,10 +208,10 @@ class AppFiles:
         edited = {path: data for path, data in {**kept_or_new, **change.edited}.items() if self._differs(path, data)}
         current = {path: (self.root / path).read_bytes() for path in {**edited, **change.edited}}
         for path, data in current.items():
-            mode = (self.root / path).stat().st_mode
-            self._store(self._previous / path, data, mode)
+            like = (self.root / path).stat()
+            self._store(self._previous / path, data, like)
             if kept is None:
-                self._store(self._backup / path, data, mode)
+                self._store(self._backup / path, data, like)
         journal = {
             "complete": False,
             "edited": {path: [_sha256(current[path]), _sha256(data)] for path, data in edited.items()},
@@ -279,17 +280,16 @@ class AppFiles:
             return None
 
     def _put(self, path: str, data: bytes) -> None:
-        """Give one of the vendor's files new content and leave it its mode."""
+        """Give one of the vendor's files new content and leave it its mode and owner."""
         target = self.root / path
-        mode = target.stat().st_mode if target.exists() else (self._backup / path).stat().st_mode
-        self._store(target, data, mode)
+        self._store(target, data, (target if target.exists() else self._backup / path).stat())
 
-    def _store(self, target: Path, data: bytes, mode: int = 0o644) -> None:
+    def _store(self, target: Path, data: bytes, like: os.stat_result | None = None) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         incoming = self._state / "incoming"
         with incoming.open("wb") as file:
             file.write(data)
-            self._into_place(file, target, mode)
+            self._into_place(file, target, like)
 
     def _copy(self, source: Path, path: str) -> None:
         target = self.root / path
@@ -297,11 +297,14 @@ class AppFiles:
         incoming = self._state / "incoming"
         with source.open("rb") as original, incoming.open("wb") as file:
             shutil.copyfileobj(original, file, 1 << 20)
-            self._into_place(file, target, 0o644)
+            self._into_place(file, target, None)
 
-    def _into_place(self, incoming: BinaryIO, target: Path, mode: int) -> None:
+    def _into_place(self, incoming: BinaryIO, target: Path, like: os.stat_result | None) -> None:
         incoming.flush()
-        os.fchmod(incoming.fileno(), mode & 0o7777)
+        if like is not None and (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+            with contextlib.suppress(PermissionError):  # only root may, and for sudo it matters
+                os.fchown(incoming.fileno(), like.st_uid, like.st_gid)
+        os.fchmod(incoming.fileno(), 0o644 if like is None else like.st_mode & 0o7777)
         os.fsync(incoming.fileno())
         Path(incoming.name).replace(target)
         _sync_folder(target.parent)

@@ -236,7 +236,7 @@ def test_a_folder_that_cannot_be_written_to(examples_app, toy_bundle, monkeypatc
     before = tree(examples_app)
 
     def read_only(self, target):
-        raise PermissionError(13, "Permission denied", str(target))
+        raise PermissionError(13, "Permission denied", str(self), None, str(target))
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", read_only)  # root may write anywhere, so a mode would not do
@@ -245,8 +245,20 @@ def test_a_folder_that_cannot_be_written_to(examples_app, toy_bundle, monkeypatc
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "Permission denied" in error
+    assert "incoming" not in error
     uninstall(examples_app, report=ignore)
     assert tree(examples_app) == before
+
+
+def test_files_keep_their_owner(examples_app, toy_bundle):
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files to somebody else, which is what sudo does")
+    for path in examples_app.rglob("*"):
+        os.chown(path, 1234, 1234)
+    put(examples_app, toy_bundle())
+    assert (examples_app / PIPELINE).stat().st_uid == 1234
+    uninstall(examples_app, report=ignore)
+    assert {path.stat().st_uid for path in examples_app.rglob("*.py")} == {1234}
 
 
 # Kills
