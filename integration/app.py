@@ -53,8 +53,8 @@ class App:
         edited = [path for path in EDITED if path != DOWNLOADER or not (root / OLD_DOWNLOADER).is_file()]
         for path in edited:
             if not (root / path).is_file():
-                hint = " (the app has it since July 2025: update the app)" if path in (REGISTRY, GUI) else ""
-                raise UnknownLayoutError(f"{root / path}: missing{hint}: restore the app, nothing was changed")
+                since = "the app has it since July 2025: update" if path in (REGISTRY, GUI) else "update"
+                raise UnknownLayoutError(f"{root / path}: missing: {since} or restore the app; nothing was changed")
             if (root / path).is_symlink():
                 raise UnknownLayoutError(f"{root / path}: is a link: install into the app that it points to")
         return cls(root.resolve(), tuple(sorted(edited)))
