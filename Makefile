@@ -15,10 +15,17 @@ PYTHON     ?= python3
 DFC_PYTHON ?=
 OFFLINE    ?=
 JSON       ?=
+APP_DIR    ?=
+BUNDLE     ?=
+EMULATED   ?=
+AUDIO      ?=
+TEXT       ?=
+APP_PYTHON ?=
 
 VENV      := .venv
 INSTALLED := $(VENV)/.installed
 TOOLCHAIN := $(VENV)/bin/whisper-toolchain
+INTEGRATION := $(VENV)/bin/python -m integration
 
 # Values reach the commands quoted, so that a path with a space or a quote stays one argument.
 quote   = '$(subst ','\'',$(1))'
@@ -27,8 +34,9 @@ plan    = --variant $(call quote,$(VARIANT)) --arch $(call quote,$(ARCH)) $(call
 dataset = $(call option,--dataset,$(DATASET))
 compiler = --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC_PYTHON))
 offline = $(if $(filter-out 0,$(strip $(OFFLINE))),--offline)
+app     = $(call option,--app,$(APP_DIR))
 
-.PHONY: help all audio fetch export calibrate compile bundle demo package evaluate doctor check test wheels clean distclean
+.PHONY: help all audio fetch export calibrate compile bundle demo package evaluate doctor install-app validate-app uninstall-app check test wheels clean distclean
 .NOTPARALLEL:
 
 help:
@@ -40,6 +48,9 @@ help:
 	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'
 	@echo '          check (lint, types), wheels, clean (build results and bundles), distclean (everything fetched too)'
 	@echo
+	@echo 'in the Speech Recognition example app (APP_DIR=path, by default a clone; BUNDLE=path, by default the newest):'
+	@echo '          install-app (EMULATED=1 for a bundle of the emulator), validate-app, uninstall-app'
+	@echo
 	@echo 'VARIANT   tiny, tiny.en, base, base.en             now: '$(call quote,$(VARIANT))
 	@echo 'ARCH      hailo8, hailo8l, hailo10h                now: '$(call quote,$(ARCH))
 	@echo 'SECONDS, SEQUENCE     window and decoder slots, instead of the defaults'
@@ -47,6 +58,7 @@ help:
 	@echo 'COMPILER  auto, dfc, emulator  now: '$(call quote,$(COMPILER))
 	@echo 'DFC_PYTHON=path    the Python that has the DFC     RECIPE=path    your own recipe'
 	@echo 'SAMPLES, SEED         size and choice of the calibration set'
+	@echo 'AUDIO=path, TEXT=words   a recording of your own for validate-app; APP_PYTHON=path  the Python that runs the app'
 	@echo 'OFFLINE=1             use only what is already here'
 	@echo 'PYTHON    interpreter for .venv, 3.10 to 3.12      now: '$(call quote,$(PYTHON))
 
@@ -90,6 +102,15 @@ evaluate: $(INSTALLED)
 doctor: $(INSTALLED)
 	@$(TOOLCHAIN) doctor $(plan) $(call option,--dfc-python,$(DFC_PYTHON)) $(if $(filter-out 0,$(strip $(JSON))),--json)
 
+install-app: $(INSTALLED)
+	@$(INTEGRATION) install $(app) $(call option,--bundle,$(BUNDLE)) $(if $(filter-out 0,$(strip $(EMULATED))),--emulated) $(offline)
+
+validate-app: $(INSTALLED)
+	@$(INTEGRATION) validate $(app) $(call option,--bundle,$(BUNDLE)) $(call option,--audio,$(AUDIO)) $(call option,--text,$(TEXT)) $(call option,--app-python,$(APP_PYTHON)) $(offline)
+
+uninstall-app: $(INSTALLED)
+	@$(INTEGRATION) uninstall $(app)
+
 check: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -107,4 +128,4 @@ clean:
 
 distclean: clean
 	rm -rf $(VENV) */*.egg-info .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -rf third_party/whisper third_party/whisper.partial third_party/downloads audio/LibriSpeech audio/registry-sample
+	rm -rf third_party/whisper third_party/whisper.partial third_party/downloads third_party/Hailo-Application-Code-Examples* audio/LibriSpeech audio/registry-sample
