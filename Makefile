@@ -15,6 +15,8 @@ PYTHON     ?= python3
 DFC_PYTHON ?=
 OFFLINE    ?=
 JSON       ?=
+LIMIT      ?=
+RUNGS      ?=
 
 VENV      := .venv
 INSTALLED := $(VENV)/.installed
@@ -28,7 +30,7 @@ dataset = $(call option,--dataset,$(DATASET))
 compiler = --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC_PYTHON))
 offline = $(if $(filter-out 0,$(strip $(OFFLINE))),--offline)
 
-.PHONY: help all audio fetch export calibrate compile bundle demo package evaluate doctor check test wheels clean distclean
+.PHONY: help all audio fetch export calibrate compile bundle demo package eval doctor check test wheels clean distclean
 .NOTPARALLEL:
 
 help:
@@ -36,7 +38,7 @@ help:
 	@echo 'make test                           lint, types and tests'
 	@echo
 	@echo 'stages:   fetch export calibrate compile bundle demo'
-	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), evaluate (word error rate),'
+	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), eval (word error rate on every rung; LIMIT=, RUNGS=),'
 	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'
 	@echo '          check (lint, types), wheels, clean (build results and bundles), distclean (everything fetched too)'
 	@echo
@@ -84,8 +86,8 @@ demo: bundle
 package: $(INSTALLED)
 	@$(TOOLCHAIN) package $(plan)
 
-evaluate: $(INSTALLED)
-	@$(TOOLCHAIN) evaluate $(plan) $(dataset)
+eval: bundle
+	@$(TOOLCHAIN) evaluate $(plan) $(dataset) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--rungs,$(RUNGS))
 
 doctor: $(INSTALLED)
 	@$(TOOLCHAIN) doctor $(plan) $(call option,--dfc-python,$(DFC_PYTHON)) $(if $(filter-out 0,$(strip $(JSON))),--json)
