@@ -175,10 +175,7 @@ class _TimedDecoder:
         self._decoder = decoder
         self._stages = stages
         self.name = decoder.name
-
-    @property
-    def calls(self) -> int:
-        return self._decoder.calls
+        self.calls = 0
 
     def begin(self, features: Features) -> None:
         with _timed(self._stages, "decoder"):
@@ -189,7 +186,9 @@ class _TimedDecoder:
 
     def logits(self, prompt: Sequence[int], text: Sequence[int], rows: Sequence[int]) -> np.ndarray:
         with _timed(self._stages, "decoder"):
-            return self._decoder.logits(prompt, text, rows)
+            logits = self._decoder.logits(prompt, text, rows)
+        self.calls = self._decoder.calls
+        return logits
 
 
 @contextmanager

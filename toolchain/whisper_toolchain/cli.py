@@ -159,9 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     with_folders(command, "artifacts")
     command.add_argument("--output", type=_path, default=Path("dist"), metavar="DIR", help="default: dist")
     command = with_dataset(
-        with_plan(
-            add("evaluate", _evaluate, "Measure the word error rate on every rung from stock Whisper to the device.")
-        )
+        with_plan(add("evaluate", _evaluate, "Measure the word error rate from stock Whisper to the device."))
     )
     command.add_argument("--limit", type=int, metavar="N", help="recordings at most, drawn with --seed (default: all)")
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")

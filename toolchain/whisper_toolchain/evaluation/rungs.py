@@ -9,6 +9,7 @@
 `float+emulated` is the float encoder with the emulated decoder; `float` stands for `float+float`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,7 @@ class MixedBackend(Closing):
         """Features as numbers, (1, 50*s, d). Raises BackendError."""
         return self._encoder.read_features(self._encoder.encode(mel))
 
-    def decode(self, features: Features, token_embeddings: np.ndarray, rows: list[int]) -> np.ndarray:
+    def decode(self, features: Features, token_embeddings: np.ndarray, rows: Sequence[int]) -> np.ndarray:
         """Logits of the rows. Raises BackendError."""
         return self._decoder.decode(features, token_embeddings, rows)
 
@@ -177,7 +178,7 @@ class Rungs:
         encoder, _, decoder = rung.partition("+")
         decoder = decoder or encoder
         tokenizer = load_tokenizer(self.whisper, self.plan.dims)
-        backend = self._backend(encoder)
+        backend: Backend = self._backend(encoder)
         if decoder not in (encoder, "host"):
             backend = MixedBackend(backend, self._backend(decoder))
         if decoder == "host":
