@@ -188,7 +188,12 @@ def _measure(rungs: Rungs, name: str, clips: list[Clip], journal: Journal, repor
     if all(measured.error for measured in found.values()):
         reasons = [measured.error for measured in found.values() if not measured.unreadable]
         return {"status": "failed", "reason": reasons[0] if reasons else "no recording can be read", "clips": found}
-    return {"status": "measured", "clips": found, "memory": memory.megabytes if opened else None}
+    return {
+        "status": "measured",
+        "clips": found,
+        "drafted": rungs.drafted(name),
+        "memory": memory.megabytes if opened else None,
+    }
 
 
 def _unreadable(measured: Mapping[str, Mapping[str, Any]], clips: list[Clip]) -> dict[str, Any]:
@@ -241,7 +246,7 @@ def _score(
         stages = {stage for clip in good for stage in found[clip.id].stages}
         entry |= {
             "score": score(list(errors[name].values())).as_dict(),
-            "drafted": name != STOCK and "device" not in name and not name.endswith("host"),
+            "drafted": rung["drafted"],
             "calls": sum(found[clip.id].calls for clip in good),
             "seconds": total,
             "stages": {stage: sum(found[c.id].stages.get(stage, 0.0) for c in good) for stage in sorted(stages)},
