@@ -21,6 +21,8 @@ EMULATED   ?=
 AUDIO      ?=
 TEXT       ?=
 APP_PYTHON ?=
+LIMIT      ?=
+RUNGS      ?=
 
 VENV      := .venv
 INSTALLED := $(VENV)/.installed
@@ -36,7 +38,7 @@ compiler = --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC
 offline = $(if $(filter-out 0,$(strip $(OFFLINE))),--offline)
 app     = $(call option,--app,$(APP_DIR))
 
-.PHONY: help all audio fetch export calibrate compile bundle demo package evaluate doctor install-app validate-app uninstall-app check test wheels clean distclean
+.PHONY: help all audio fetch export calibrate compile bundle demo package eval doctor install-app validate-app uninstall-app check test wheels clean distclean
 .NOTPARALLEL:
 
 help:
@@ -44,7 +46,7 @@ help:
 	@echo 'make test                           lint, types and tests'
 	@echo
 	@echo 'stages:   fetch export calibrate compile bundle demo'
-	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), evaluate (word error rate),'
+	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), eval (word error rate on every rung; LIMIT=, RUNGS=),'
 	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'
 	@echo '          check (lint, types), wheels, clean (build results and bundles), distclean (everything fetched too)'
 	@echo
@@ -96,8 +98,8 @@ demo: bundle
 package: $(INSTALLED)
 	@$(TOOLCHAIN) package $(plan)
 
-evaluate: $(INSTALLED)
-	@$(TOOLCHAIN) evaluate $(plan) $(dataset)
+eval: bundle
+	@$(TOOLCHAIN) evaluate $(plan) $(dataset) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--rungs,$(RUNGS))
 
 doctor: $(INSTALLED)
 	@$(TOOLCHAIN) doctor $(plan) $(call option,--dfc-python,$(DFC_PYTHON)) $(if $(filter-out 0,$(strip $(JSON))),--json)

@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from drafted_reader import DraftedReader
 from whisper_runtime.audio import load_audio
 from whisper_runtime.backends import Backend, open_backend
 from whisper_runtime.bundle import Bundle
@@ -37,6 +36,7 @@ from whisper_runtime.transcriber import Transcriber
 from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.datasets import Utterance, open_dataset
+from whisper_toolchain.evaluation.drafted_reader import DraftedReader
 from whisper_toolchain.float_model import host_arrays, load_tokenizer, open_float_backend
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import VARIANTS, ShapePlan

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drafted_reader import DraftedReader
 from speed_engine import ROOT, THREADS, Engine
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends import Backend, Features
@@ -32,6 +31,7 @@ from whisper_runtime.transcriber import Transcriber
 from whisper_runtime.window_reader import Prompt, Reading, WindowReader
 from whisper_runtime.windows import Window
 from whisper_toolchain.checkpoints import load
+from whisper_toolchain.evaluation.drafted_reader import DraftedReader
 from whisper_toolchain.float_model import host_arrays, load_tokenizer
 from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.shape_plan import ShapePlan

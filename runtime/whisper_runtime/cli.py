@@ -465,6 +465,12 @@ def describe(manifest: Manifest) -> str:
     lines += [f"  {key:<12} {value}" for key, value in rows.items()]
     for key, value in sorted(build["snr_db"].items()):
         lines.append(f"  {'SNR':<12} {key}: {value:.1f} dB against float")
+    for record in data["evaluations"]:
+        rates = ", ".join(f"{rung} {low:.1f}-{high:.1f}" for rung, (_, low, high) in sorted(record["wer"].items()))
+        lines.append(
+            f"  {'evaluated':<12} {record['date']}, {record['dataset']['clips']} clips of {record['dataset']['name']}, "
+            f"WER % (95 % interval): {rates}; {record['verdict']}"
+        )
     for name, entry in sorted(manifest.files.items()):
         lines.append(f"  {'file':<12} {name} ({entry.size / 1e6:.2f} MB)")
     return "\n".join(lines)

@@ -164,9 +164,17 @@ def _parser() -> argparse.ArgumentParser:
     with_folders(command, "artifacts")
     command.add_argument("--output", type=_path, default=Path("dist"), metavar="DIR", help="default: dist")
     command = with_dataset(
-        with_plan(add("evaluate", _evaluate, "Compare the word error rate of float graphs and bundle."))
+        with_plan(add("evaluate", _evaluate, "Measure the word error rate from stock Whisper to the device."))
     )
-    command.add_argument("--limit", type=int, metavar="N", help="recordings at most, in the dataset's order")
+    command.add_argument("--limit", type=int, metavar="N", help="recordings at most, drawn with --seed (default: all)")
+    command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
+    command.add_argument(
+        "--rungs", metavar="A,B+C", help="such as stock,float,emulated+float: encoder+decoder (default: every rung)"
+    )
+    command.add_argument("--language", default="en", metavar="CODE", help="what is spoken, or auto (default: en)")
+    command.add_argument("--bundle", type=_path, metavar="DIR", help="a bundle (default: the newest)")
+    command.add_argument("--output", type=_path, metavar="JSON", help="default: build/<bundle>/evaluation.json")
+    command.add_argument("--no-drafts", action="store_true", help="decode token by token: slower, the runtime's times")
     with_folders(command, "checkpoint", "export", "artifacts")
     command = add("doctor", _doctor, "Say what this machine has for making bundles, what fits together, what to do.")
     command.add_argument("--arch", required=True, metavar="|".join(ARCHITECTURES), help="accelerator")
@@ -281,9 +289,19 @@ def _package(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from whisper_toolchain.stages.evaluate import evaluate_rungs
+    from whisper_toolchain.stages.evaluate import Wanted, evaluate_rungs
 
-    evaluate_rungs(_workspace(options), _plan(options), options.dataset, options.limit, report=_report)
+    wanted = Wanted(
+        options.dataset,
+        options.limit,
+        options.seed,
+        options.rungs,
+        None if options.language == "auto" else options.language,
+        options.bundle,
+        not options.no_drafts,
+        options.output,
+    )
+    evaluate_rungs(_workspace(options), _plan(options), wanted, report=_report)
 
 
 if __name__ == "__main__":

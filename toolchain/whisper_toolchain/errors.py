@@ -37,3 +37,7 @@ class CompileError(ToolchainError):
 
 class StageError(ToolchainError):
     """A stage lacks the output of the stage before it, or cannot write its own."""
+
+
+class EvaluationError(ToolchainError):
+    """An evaluation that cannot be made, or whose results cannot be read."""

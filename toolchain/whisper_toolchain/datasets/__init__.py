@@ -28,12 +28,17 @@ __all__ = [
 READERS: tuple[type[Dataset], ...] = (JsonLines, RegistrySample, LibriSpeech, AudioFolder)
 
 
-def open_dataset(spec: str | Path) -> Dataset:
-    """The reader that fits the file or folder `spec`. Raises DatasetError where none does."""
+def open_dataset(spec: str | Path, *, keep_missing: bool = False) -> Dataset:
+    """The reader that fits the file or folder `spec`. Raises DatasetError where none does.
+
+    With `keep_missing`, a recording that is listed and not there is an utterance like the others.
+    """
     path = Path(spec).expanduser()
     if not path.exists():
         raise DatasetError(f"there is no dataset at {path}; give a folder of recordings or a .jsonl file")
     for reader in READERS:
         if reader.fits(path):
-            return reader(path)
+            opened = reader(path)
+            opened.keep_missing = keep_missing
+            return opened
     raise DatasetError(f"{path} is neither a .jsonl file nor a folder of recordings")

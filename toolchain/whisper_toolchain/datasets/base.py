@@ -30,6 +30,8 @@ class Dataset(ABC):
 
     name: str
     notice: str
+    keep_missing = False
+    """Whether a recording that is listed and not there is given all the same, for a reader that counts it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

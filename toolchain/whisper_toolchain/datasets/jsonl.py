@@ -69,7 +69,7 @@ class JsonLines(Dataset):
             there = path.is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
-        if not there:
+        if not there and not self.keep_missing:
             raise DatasetError(f"{where}: there is no file {written!r}")
         default = path.name if PurePath(written).is_absolute() else PurePath(written).as_posix()
         identity = _label(entry, "id", where)

@@ -47,7 +47,10 @@ class LibriSpeech(Dataset):
                     raise DatasetError(f"{flac.stem} is there twice: {found[flac.stem].path} and {flac}")
                 speaker = chapter.parent.name
                 found[flac.stem] = Utterance(flac.stem, flac, texts.pop(flac.stem), speaker)
-            if texts:
+            if self.keep_missing:
+                for name, text in texts.items():
+                    found[name] = Utterance(name, chapter / f"{name}.flac", text, chapter.parent.name)
+            elif texts:
                 raise DatasetError(f"{chapter} has transcripts but no flac for {', '.join(sorted(texts))}")
         if not found:
             raise DatasetError(f"{self.path} holds no recordings")

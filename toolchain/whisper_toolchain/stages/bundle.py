@@ -121,13 +121,13 @@ def _build(root: Path, fetched: Stage, exported: Stage, calibrated: Stage, compi
         "snr_db": compiled.results["snr_db"],
         "compilation": compiled.results["measurements"],
         "export_check": exported.results["check"],
-        "git_revision": _git_revision(root),
+        "git_revision": git_revision(root),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _VERSIONS},
     }
 
 
-def _git_revision(root: Path) -> str:
+def git_revision(root: Path) -> str:
     """The commit that the toolchain runs from, with `-dirty` for uncommitted changes; "unknown" outside git."""
     result = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -1,0 +1,162 @@
+"""What transcripts are worth: corpus-level error rates, their uncertainty, and differences between two rungs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jiwer
+import numpy as np
+
+SEED = 0
+RESAMPLES = 5000
+_CHUNK = 500
+
+# A hallucination is a clip with at least this many inserted words, and at least this share of the reference's words.
+INVENTED_WORDS = 3
+INVENTED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class ClipErrors:
+    """Errors of one transcript after normalisation.
+
+    Attributes:
+        substitutions, deletions, insertions: counts of words.
+        words: words of the reference.
+        character_errors, characters: the same in characters, errors summed.
+        said: words of the transcript.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    words: int
+    character_errors: int
+    characters: int
+    said: int
+
+    @property
+    def errors(self) -> int:
+        """Word errors."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def hallucinated(self) -> bool:
+        """Whether at least 3 words, and half as many as the reference has, were inserted: loops and inventions."""
+        return self.insertions >= max(INVENTED_WORDS, INVENTED_SHARE * self.words)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was transcribed though something was said."""
+        return self.words > 0 and self.said == 0
+
+
+def compare(reference: str, hypothesis: str, normalise: Callable[[str], str]) -> ClipErrors:
+    """Count the errors of one transcript. Without words in the reference, all that was transcribed is inserted."""
+    reference, hypothesis = normalise(reference).strip(), normalise(hypothesis).strip()
+    said = len(hypothesis.split())
+    if not reference:
+        return ClipErrors(0, 0, said, 0, len(hypothesis), 0, said)
+    words, characters = jiwer.process_words(reference, hypothesis), jiwer.process_characters(reference, hypothesis)
+    return ClipErrors(
+        words.substitutions,
+        words.deletions,
+        words.insertions,
+        words.hits + words.substitutions + words.deletions,
+        characters.substitutions + characters.deletions + characters.insertions,
+        characters.hits + characters.substitutions + characters.deletions,
+        said,
+    )
+
+
+@dataclass(frozen=True)
+class Score:
+    """A corpus's figures. Rates in percent, intervals of 95 % by the bootstrap over clips."""
+
+    clips: int
+    wer: float
+    wer_low: float
+    wer_high: float
+    cer: float
+    substitutions: int
+    deletions: int
+    insertions: int
+    words: int
+    hallucinations: int
+    empty: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def score(clips: Sequence[ClipErrors]) -> Score:
+    """Sum up a corpus.
+
+    Raises:
+        ValueError: no reference has a word.
+    """
+    errors, words = (np.array(values) for values in zip(*((clip.errors, clip.words) for clip in clips), strict=True))
+    if not words.sum():
+        raise ValueError("no reference has a word")
+    low, high = _interval(_resampled(errors, words))
+    characters = sum(clip.characters for clip in clips)
+    return Score(
+        len(clips),
+        100.0 * int(errors.sum()) / int(words.sum()),
+        low,
+        high,
+        100.0 * sum(clip.character_errors for clip in clips) / max(1, characters),
+        sum(clip.substitutions for clip in clips),
+        sum(clip.deletions for clip in clips),
+        sum(clip.insertions for clip in clips),
+        int(words.sum()),
+        sum(clip.hallucinated for clip in clips),
+        sum(clip.empty for clip in clips),
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one rung's word error rate is than another's on the same clips, in points.
+
+    Attributes:
+        points: the difference.
+        low, high: its 95 % interval by the paired bootstrap over clips.
+        p: two-sided, that there is no difference.
+    """
+
+    points: float
+    low: float
+    high: float
+    p: float
+
+
+def difference(clips: Sequence[ClipErrors], others: Sequence[ClipErrors]) -> Difference:
+    """Compare two rungs clip by clip (M. Bisani and H. Ney, "Bootstrap estimates for confidence intervals in ASR
+    performance evaluation", ICASSP 2004).
+
+    Args:
+        clips, others: of the same recordings, in the same order.
+    """
+    words = np.array([clip.words for clip in clips])
+    extra = np.array([clip.errors - other.errors for clip, other in zip(clips, others, strict=True)])
+    resampled = _resampled(extra, words)
+    low, high = _interval(resampled)
+    p = 2 * min(float((resampled <= 0).mean()), float((resampled >= 0).mean()))
+    return Difference(100.0 * int(extra.sum()) / int(words.sum()), low, high, min(1.0, p))
+
+
+def _resampled(errors: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Rates in percent of corpora drawn from the clips with replacement, (RESAMPLES,), the same draws every time."""
+    random = np.random.default_rng(SEED)
+    rates = []
+    for _ in range(0, RESAMPLES, _CHUNK):
+        drawn = random.integers(0, len(words), (_CHUNK, len(words)))
+        rates.append(100.0 * errors[drawn].sum(1) / np.maximum(1, words[drawn].sum(1)))
+    return np.concatenate(rates)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
