@@ -14,7 +14,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import BackendError
-from whisper_toolchain.calibration import CALIBRATION, HOLDOUT, ArrayWriter
+from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
 from whisper_toolchain.compilers import CompileJob
 from whisper_toolchain.compilers.emulator import Emulator, Rows
 from whisper_toolchain.compilers.quantised_graph import (
@@ -413,9 +413,7 @@ def write_set(folder, files, count, seed):
         files.token_embeddings: (count, 12, 1, 32),
     }
     for name, shape in shapes.items():
-        with ArrayWriter(folder / name, shape, np.float32) as writer:
-            for _ in range(count):
-                writer.append(random.uniform(-1, 1, shape[1:]).astype(np.float32))
+        np.save(folder / name, random.uniform(-1, 1, shape).astype(np.float32))
     np.save(folder / files.lengths, random.integers(3, 13, count).astype(np.int32))
 
 
