@@ -23,8 +23,9 @@ from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder, fill_slots
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.windows import cut_windows
-from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
+from whisper_toolchain.calibration import CALIBRATION, HOLDOUT, batched_decoder
 from whisper_toolchain.calibration.array_file import ArrayFile
+from whisper_toolchain.calibration.batched_decoder import BatchedDecoder
 from whisper_toolchain.calibration.journal import CutWindow, Journal
 from whisper_toolchain.calibration.record import FloatModel, record
 from whisper_toolchain.calibration.selection import HOLDOUT_WINDOWS, mix, split_holdout
@@ -273,6 +274,49 @@ def test_rows_hold_what_the_runtime_would_feed(float_model, speech, tmp_path):
         assert np.array_equal(embeddings[row], float_model.embedding.embed(ids, positions, float_model.plan.sequence))
         full += len(prompt) + len(tokens) > float_model.plan.sequence
     assert full  # some texts are longer than the slots
+
+
+def batched(float_model, features, seconds):
+    prompt = float_model.tokenizer.sot_sequence()
+    decoder = BatchedDecoder(float_model.checkpoint, float_model.plan.sequence, float_model.tokenizer, prompt)
+    return decoder.decode(features, seconds)
+
+
+@pytest.fixture(scope="module")
+def encoded(float_model, speech):
+    """Features and lengths of the first windows."""
+    windows = [next(cut_windows([load_audio(utterance.path)], 10)) for utterance in speech.utterances()[:6]]
+    mels = [np.ascontiguousarray(window_mel(window.samples, 10).T[None]) for window in windows]
+    return np.concatenate([float_model.backend.encode(mel) for mel in mels]), [window.seconds for window in windows]
+
+
+def test_a_text_does_not_depend_on_its_batch(float_model, encoded):
+    features, seconds = encoded
+    together = [text.tokens for text in batched(float_model, features, seconds)]
+    turned = [text.tokens for text in batched(float_model, features[::-1].copy(), seconds[::-1])][::-1]
+    alone = [batched(float_model, features[[row]], [length])[0].tokens for row, length in enumerate(seconds)]
+    assert together == turned == alone
+    assert all(together)
+
+
+def test_exact_and_coarse_vocabulary_agree(float_model, encoded, monkeypatch):
+    texts = []
+    for is_quicker in (True, False):
+        monkeypatch.setattr(batched_decoder, "_is_quicker", lambda *_, answer=is_quicker: answer)
+        texts.append([text.tokens for text in batched(float_model, *encoded)])
+    assert texts[0] == texts[1]
+
+
+def test_close_choices_are_left_to_the_runtime(float_model, encoded, speech, tmp_path, monkeypatch):
+    assert any(text.sure for text in batched(float_model, *encoded))
+    for name in ("batched", "exact"):
+        (tmp_path / name).mkdir()
+    record(speech.utterances(), 6, 6, CALIBRATION, tmp_path / "batched", float_model)
+    monkeypatch.setattr(batched_decoder, "CLOSE_LOGITS", 1e9)
+    assert not any(text.sure for text in batched(float_model, *encoded))
+    record(speech.utterances(), 6, 6, CALIBRATION, tmp_path / "exact", float_model)
+    for name in (*CALIBRATION.arrays, CALIBRATION.rows):
+        assert (tmp_path / "batched" / name).read_bytes() == (tmp_path / "exact" / name).read_bytes()
 
 
 def run_and_kill(code, arguments, seconds):

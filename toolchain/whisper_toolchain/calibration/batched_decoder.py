@@ -28,7 +28,7 @@ from whisper_runtime.tokenizer import Tokenizer
 
 from whisper_toolchain.checkpoints import Checkpoint
 
-# The logits of ONNX Runtime and of torch differ by 1e-4 at most (tests/toolchain/test_batched_decoder.py).
+# The logits of ONNX Runtime and of torch differ by 5e-5 at most (tiny.en, 24 windows of dev-clean, at every token).
 CLOSE_LOGITS = 1e-2
 
 # How many tokens are computed in full, and how far the others can be from what bfloat16 says: tiny.en has 0.15.
