@@ -38,7 +38,9 @@ compiler = --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC
 offline = $(if $(filter-out 0,$(strip $(OFFLINE))),--offline)
 app     = $(call option,--app,$(APP_DIR))
 
-.PHONY: help all audio fetch export calibrate compile bundle demo package eval doctor install-app validate-app uninstall-app check test wheels clean distclean
+RIVALS    := build/benchmarks/venv/.installed
+
+.PHONY: help all audio fetch export calibrate compile bundle demo package eval doctor install-app validate-app uninstall-app check test bench wheels clean distclean
 .NOTPARALLEL:
 
 help:
@@ -48,7 +50,7 @@ help:
 	@echo 'stages:   fetch export calibrate compile bundle demo'
 	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), eval (word error rate on every rung; LIMIT=, RUNGS=),'
 	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'
-	@echo '          check (lint, types), wheels, clean (build results and bundles), distclean (everything fetched too)'
+	@echo '          check (lint, types), bench (all benchmarks), wheels, clean (build results and bundles), distclean (everything fetched too)'
 	@echo
 	@echo 'in the Speech Recognition example app (APP_DIR=path, by default a clone; BUNDLE=path, by default the newest):'
 	@echo '          install-app (EMULATED=1 for a bundle of the emulator), validate-app, uninstall-app'
@@ -120,6 +122,15 @@ check: $(INSTALLED)
 
 test: check
 	$(VENV)/bin/python -m pytest
+
+$(RIVALS): benchmarks/requirements.txt $(INSTALLED)
+	$(VENV)/bin/python -m venv build/benchmarks/venv
+	build/benchmarks/venv/bin/python -m pip install --quiet --only-binary=:all: --requirement benchmarks/requirements.txt
+	@touch $@
+
+bench: $(RIVALS)
+	$(MAKE) demo VARIANT=tiny.en ARCH=hailo8
+	$(VENV)/bin/python benchmarks/bench.py $(call option,--speech,$(DATASET))
 
 wheels: $(INSTALLED)
 	$(VENV)/bin/python -m build --no-isolation --wheel --outdir dist runtime

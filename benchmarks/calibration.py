@@ -86,7 +86,7 @@ def ours(plan: ShapePlan, utterances: list[Utterance], rows: int) -> tuple[int, 
         embedding, tokenizer = TokenEmbedding(*host_arrays(checkpoint)), load_tokenizer(WORKSPACE.whisper, plan.dims)
         model = FloatModel(plan, backend, checkpoint, embedding, tokenizer)
         began = time.perf_counter()
-        count = len(record(utterances, rows, rows, CALIBRATION, Path(folder), model))
+        count = len(record(utterances, rows, rows, CALIBRATION, Path(folder), model).windows)
         seconds = (time.perf_counter() - began) / count
     return count, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 

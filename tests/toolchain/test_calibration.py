@@ -245,7 +245,7 @@ def test_rows_hold_what_the_runtime_would_feed(float_model, speech, tmp_path):
         soundfile.write(path, load_audio(utterance.path), round(1.4 * SAMPLE_RATE))
         recordings.append(Utterance(utterance.id, path, None, None))
     speech = sorted(recordings, key=lambda recording: -recording.path.stat().st_size)
-    windows = record(speech, 30, 24, CALIBRATION, tmp_path, float_model)
+    windows = record(speech, 30, 24, CALIBRATION, tmp_path, float_model).windows
     mel, features, embeddings, lengths = (np.load(tmp_path / name) for name in CALIBRATION.arrays)
     assert len(mel) == len(windows) > len(features) == len(embeddings) == len(lengths) == 24
     cut = [

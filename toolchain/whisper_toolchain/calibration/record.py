@@ -31,7 +31,7 @@ from whisper_runtime.windows import cut_windows
 from whisper_toolchain.calibration import CalibrationFiles
 from whisper_toolchain.calibration.array_file import ArrayFile
 from whisper_toolchain.calibration.batched_decoder import BatchedDecoder
-from whisper_toolchain.calibration.journal import CutWindow, Journal
+from whisper_toolchain.calibration.journal import CutWindow, Done, Journal
 from whisper_toolchain.checkpoints import Checkpoint
 from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.shape_plan import ShapePlan
@@ -71,7 +71,7 @@ def record(
     files: CalibrationFiles,
     folder: Path,
     model: FloatModel,
-) -> list[CutWindow]:
+) -> Done:
     """Write one set of arrays, or go on with it.
 
     Args:
@@ -83,7 +83,7 @@ def record(
         model: the float model.
 
     Returns:
-        What the rows are.
+        What was recorded.
 
     Raises:
         AudioError: a recording cannot be read.
@@ -100,11 +100,11 @@ def record(
             decoding = stack.enter_context(_Decoding(model, arrays, journal, files.mel))
             _cut(utterances, encoder_rows, arrays, journal, model.plan.seconds, decoding)
             decoding.finish()
-            windows = journal.done.windows
-            arrays.finish(len(windows), min(len(windows), decoder_rows))
-            _write_rows(folder / files.rows, windows, journal.done.texts, model.tokenizer)
+            done = journal.done
+            arrays.finish(len(done.windows), min(len(done.windows), decoder_rows))
+            _write_rows(folder / files.rows, done, model.tokenizer)
         journal_path.unlink()
-        return windows
+        return done
     finally:
         torch.set_num_threads(threads)
 
@@ -284,10 +284,10 @@ class _Progress:
         self._bar.close()
 
 
-def _write_rows(path: Path, windows: Sequence[CutWindow], texts: dict[int, list[int]], tokenizer: Tokenizer) -> None:
+def _write_rows(path: Path, done: Done, tokenizer: Tokenizer) -> None:
     with path.open("w", encoding="utf-8") as file:
-        for row, window in enumerate(windows):
+        for row, window in enumerate(done.windows):
             entry = {"row": row, **asdict(window)}
-            if row in texts:
-                entry |= {"tokens": texts[row], "text": tokenizer.decode(texts[row]).strip()}
+            if row in done.texts:
+                entry |= {"tokens": done.texts[row], "text": tokenizer.decode(done.texts[row]).strip()}
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -15,10 +15,12 @@ from whisper_toolchain.stage import Stage, code_digest, installed_versions, run_
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
 
+REPORT = "report.html"
+
 _CODE = (
     *(
         f"whisper_toolchain.calibration.{name}"
-        for name in ("array_file", "batched_decoder", "journal", "record", "selection")
+        for name in ("array_file", "batched_decoder", "journal", "record", "report", "selection", "statistics")
     ),
     *(
         f"whisper_runtime.{name}"
@@ -83,6 +85,8 @@ def calibrate(
         from whisper_runtime.embedding import TokenEmbedding
 
         from whisper_toolchain.calibration.record import FloatModel, record
+        from whisper_toolchain.calibration.report import render_report
+        from whisper_toolchain.calibration.statistics import measure_set
         from whisper_toolchain.float_model import host_arrays, load_tokenizer
 
         calibration, holdout = split_holdout(utterances, seed)
@@ -93,15 +97,23 @@ def calibrate(
                 load_tokenizer(workspace.whisper, plan.dims),
             )
             model = FloatModel(plan, backend, checkpoint, embedding, tokenizer)
-            measured = record(holdout, HOLDOUT_WINDOWS, HOLDOUT_WINDOWS, HOLDOUT, folder, model)
-            windows = record(mix(calibration), encoder_rows, decoder_rows, CALIBRATION, folder, model)
+            measured = record(holdout, HOLDOUT_WINDOWS, HOLDOUT_WINDOWS, HOLDOUT, folder, model).windows
+            recorded = record(mix(calibration), encoder_rows, decoder_rows, CALIBRATION, folder, model)
+        windows = recorded.windows
         if not windows or not measured:
             raise DatasetError(f"{speech.name}: too little of it is louder than silence to calibrate on")
         report(
             f"calibrate: {len(windows)} windows of {speech.name} for the encoder, {min(len(windows), decoder_rows)} of "
             f"them for the decoder, {len(measured)} of {len(holdout)} other recordings to measure on"
         )
+        statistics = measure_set(folder, CALIBRATION, recorded, plan.sequence)
+        title = f"Calibration set of {plan.shape_name}: {speech.name}"
+        (folder / REPORT).write_text(render_report(title, statistics), encoding="utf-8")
+        for warning in statistics.warnings:
+            report(f"calibrate: warning: {warning}")
+        report(f"calibrate: ranges and coverage are in {workspace.calibration(plan) / REPORT}")
         return {
+            "warnings": list(statistics.warnings),
             "shape": plan.shape_name,
             "count": len(windows),
             "decoder_count": min(len(windows), decoder_rows),
