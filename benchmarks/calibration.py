@@ -6,10 +6,10 @@ after `make all` for that variant and architecture; SPEECH is whatever DATASET c
 until there are enough rows. The reference does 64 samples and is scaled. Fails if a row takes more than a tenth of the
 reference's time, or the recording process more than 1.5 GB.
 
-Reference: one window after the other through the encoder; then the decoder's graph once for each token, with the logits
-of all slots joined, lower scores for the latest tokens, until the end of text or until the slots are full. Sessions as
-onnxruntime opens them by default, everything kept in memory. It is given the right start token and the runtime's cuts,
-which spares it the loops that the wrong ones lead to: so its texts are shorter than those of the reference flow.
+Reference (as in Hailo's public flow): recordings cut every so many seconds, wherever that is; the encoder; then the
+decoder's graph once for each token from the start token 50258 on, with the logits of all slots joined, lower scores for
+the latest tokens, until the end of text or until the slots are full. Sessions as onnxruntime opens them by default,
+everything kept in memory. For .en models 50258 is the wrong token, and their texts run on until the slots are full.
 """
 
 import argparse
@@ -22,11 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from whisper_runtime.audio import load_audio
+from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.mel import window_mel
-from whisper_runtime.windows import cut_windows
 from whisper_toolchain.calibration import CALIBRATION
 from whisper_toolchain.calibration.record import FloatModel, record
 from whisper_toolchain.checkpoints import load
@@ -42,6 +41,7 @@ REFERENCE_ROWS = 64
 MOST_OF_REFERENCE = 0.1
 MOST_MEGABYTES = 1500
 PENALTY, PENALISED = 1.5, 4
+START = 50258
 
 
 def reference_seconds(plan: ShapePlan, utterances: list[Utterance]) -> float:
@@ -53,19 +53,20 @@ def reference_seconds(plan: ShapePlan, utterances: list[Utterance]) -> float:
     )
     embedding = TokenEmbedding(*host_arrays(load(WORKSPACE.checkpoint(plan.variant) / CHECKPOINT)))
     tokenizer = load_tokenizer(WORKSPACE.whisper, plan.dims)
-    prompt = list(tokenizer.sot_sequence())
+    size = plan.seconds * SAMPLE_RATE
     kept = []
     began = time.perf_counter()
     for utterance in utterances:
-        for window in cut_windows([load_audio(utterance.path)], plan.seconds):
-            mel = window_mel(window.samples, plan.seconds)
+        samples = load_audio(utterance.path)
+        for first in range(0, len(samples), size):
+            mel = window_mel(samples[first : first + size], plan.seconds)
             features = encoder.run(["features"], {"mel": mel[None, :, None]})[0]
-            tokens = list(prompt)
+            tokens = [START]
             while True:
                 embedded = embedding.embed(tokens, range(len(tokens)), plan.sequence)
                 feeds = {"features": features, "token_embeddings": embedded.transpose(1, 2, 0)[..., None]}
                 logits = np.concatenate(decoder.run(list(LOGITS), feeds), axis=2)[0, len(tokens) - 1]
-                logits[tokens[len(prompt) :][-PENALISED:]] /= PENALTY
+                logits[tokens[1:][-PENALISED:]] /= PENALTY
                 token = int(logits.argmax())
                 if token == tokenizer.eot or len(tokens) == plan.sequence:
                     break

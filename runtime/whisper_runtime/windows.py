@@ -135,8 +135,8 @@ class WindowCutter:
         if not self.has_sound:
             self._drop(max(0, len(self._levels) - round(_KEPT_SECONDS * _FRAMES_PER_SECOND)) * FRAME)
             return
-        pause = self._trailing_pause()
-        if pause >= _END_SECONDS * _FRAMES_PER_SECOND:
+        long_pause = _END_SECONDS * _FRAMES_PER_SECOND
+        if len(self._levels) > long_pause and (pause := self._trailing_pause()) >= long_pause:
             yield self._take(len(self._levels) - pause + round(_KEPT_SECONDS * _FRAMES_PER_SECOND))
         while len(self._samples) > self._size:
             yield self._take(self._best_cut())
@@ -201,8 +201,12 @@ def quiet_frames(levels: NDArray[np.float64]) -> NDArray[np.bool_]:
     if not len(levels):
         return np.zeros(0, bool)
     # A single pause, or a twentieth of what is less than five seconds.
-    low = np.sort(levels)[min(round(_PAUSE_SECONDS * _FRAMES_PER_SECOND) - 1, len(levels) // 20)]
-    high = np.percentile(levels, 90)
+    lowest = min(round(_PAUSE_SECONDS * _FRAMES_PER_SECOND) - 1, len(levels) // 20)
+    # The 90th percentile; np.percentile takes several times as long, and this is asked for at every step.
+    place, part = divmod(0.9 * (len(levels) - 1), 1.0)
+    below, above = int(place), min(int(place) + 1, len(levels) - 1)
+    ordered = np.partition(levels, (lowest, below, above))
+    low, high = ordered[lowest], ordered[below] + part * (ordered[above] - ordered[below])
     if high - low < _LEAST_RANGE_DB:
         return np.zeros(len(levels), bool)
     quiet: NDArray[np.bool_] = levels < max(low + _QUIET_SHARE * (high - low), high - _RANGE_DB)

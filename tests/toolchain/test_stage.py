@@ -345,3 +345,23 @@ def test_another_stages_folder_is_never_replaced(tmp_path):
     run_stage("export", tmp_path / "stage", {}, lambda folder: {}, lambda line: None)
     with pytest.raises(StageError, match="holds something else"):
         run_stage("fetch", tmp_path / "stage", {}, lambda folder: {}, lambda line: None)
+
+
+def test_a_resumable_stage_goes_on_with_what_it_left(tmp_path, lines):
+    folder = tmp_path / "build" / "stage"
+    seen = []
+
+    def make(scratch):
+        seen.append(sorted(path.name for path in scratch.iterdir() if path.name != "unfinished"))
+        (scratch / f"part-{len(seen)}").write_text("done")
+        if len(seen) < 4:
+            raise KeyboardInterrupt
+        return {}
+
+    for inputs in (INPUTS, INPUTS, {**INPUTS, "other": 1}):
+        with pytest.raises(KeyboardInterrupt):
+            run_stage("toy", folder, inputs, make, lines.append, resumable=True)
+    stage = run_stage("toy", folder, {**INPUTS, "other": 1}, make, lines.append, resumable=True)
+    assert seen == [[], ["part-1"], [], ["part-3"]]  # other inputs start anew
+    assert sorted(stage.files) == ["part-3", "part-4"]
+    assert no_partial(stage)

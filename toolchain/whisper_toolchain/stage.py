@@ -182,9 +182,10 @@ def run_stage(
                 unfinished = scratch / _UNFINISHED
                 if not (resumable and unfinished.is_file() and unfinished.read_text(encoding="utf-8") == key):
                     _empty(scratch)
+                if resumable:
                     unfinished.write_text(key, encoding="utf-8")
                 results = make(scratch)
-                unfinished.unlink()
+                unfinished.unlink(missing_ok=True)
                 files = {path.name: _describe(path) for path in sorted(scratch.iterdir())}
                 record = {"stage": name, "key": key, "inputs": inputs, "files": files, "results": results}
                 (scratch / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")

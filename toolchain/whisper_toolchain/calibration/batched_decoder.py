@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import gelu, layer_norm, linear
+from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 from whisper_runtime.decoding import EOT_MARGIN, TEXT_LIMIT, loop_at_end, may_end
 from whisper_runtime.slot_decoder import dropped, fill_slots
 from whisper_runtime.token_rules import TokenRules
@@ -264,10 +264,12 @@ class _Block:
     def _attend_to_sound(self, query: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """(rows, n, d) -> (rows, n, d). Each head has weights of its own, so heads come first where they are used."""
         rows, tokens, state = query.shape
-        by_head = (query * (state // self._heads) ** -0.5).view(rows * tokens, self._heads, -1).transpose(0, 1)
-        seeking = (by_head @ self._key).view(self._heads, rows, -1).transpose(0, 1)
-        shares = (seeking.reshape(rows, -1, state) @ features.transpose(1, 2)).softmax(-1)
-        found = (shares @ features).view(rows, self._heads, -1).transpose(0, 1)
+        by_head = query.view(rows * tokens, self._heads, -1).transpose(0, 1)
+        seeking = (by_head @ self._key).view(self._heads, rows, -1).transpose(0, 1).reshape(rows, 1, -1, state)
+        sound = features[:, None]
+        # Torch's own attention reads the features once, not once for the scores and once for the sum.
+        attended = scaled_dot_product_attention(seeking, sound, sound, scale=(state // self._heads) ** -0.5)
+        found = attended.view(rows, self._heads, -1).transpose(0, 1)
         values: torch.Tensor = found.reshape(self._heads, rows * tokens, state) @ self._value.transpose(1, 2)
         return values.transpose(0, 1).reshape(rows, tokens, state) + self._value_bias
 

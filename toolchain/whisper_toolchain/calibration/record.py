@@ -36,10 +36,10 @@ from whisper_toolchain.checkpoints import Checkpoint
 from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.shape_plan import ShapePlan
 
-BATCH = 32
+BATCH = 64
 """Windows that are decoded at once."""
 
-_GROUP = 8 * BATCH  # windows that are sorted by length, so that a batch's texts end together
+_GROUP = 2 * BATCH  # windows that are sorted by length, so that a batch's texts end together
 _RECORDINGS = 32  # that are cut between two entries in the journal
 _MOST_WORKERS = 8
 _FULL_SCALE = 0.999
@@ -90,8 +90,10 @@ def record(
         BackendError: a graph fails.
         OSError: the files cannot be written.
     """
-    threads = torch.get_num_threads()
+    threads, interval = torch.get_num_threads(), sys.getswitchinterval()
     torch.set_num_threads(1)
+    # Cutting is Python, and the decoding's threads need Python between any two operations: 5 ms would be a long wait.
+    sys.setswitchinterval(1e-4)
     try:
         with ExitStack() as stack:
             journal_path = folder / f"{files.rows}.journal"
@@ -107,6 +109,7 @@ def record(
         return done
     finally:
         torch.set_num_threads(threads)
+        sys.setswitchinterval(interval)
 
 
 def workers() -> int:
@@ -210,7 +213,8 @@ class _Decoding:
         while ready - self._taken >= (_GROUP if whole_groups else 1):
             end = min(ready, self._taken + _GROUP)
             rows = [row for row in range(self._taken, end) if row not in self._journal.done.texts]
-            rows.sort(key=lambda row: windows[row].samples)
+            # The longest first: who is done with a short batch early then takes a long one.
+            rows.sort(key=lambda row: -windows[row].samples)
             for first in range(0, len(rows), BATCH):
                 batch = rows[first : first + BATCH]
                 seconds = [windows[row].samples / SAMPLE_RATE for row in batch]
