@@ -84,8 +84,8 @@ def ours(plan: ShapePlan, utterances: list[Utterance], rows: int) -> tuple[int, 
         tempfile.TemporaryDirectory() as folder,
         OnnxRuntimeBackend(export / ENCODER, export / DECODER, threads=1) as backend,
     ):
-        embedding, tokenizer = TokenEmbedding(*host_arrays(checkpoint)), load_tokenizer(WORKSPACE.whisper, plan.dims)
-        model = FloatModel(plan, backend, checkpoint, embedding, tokenizer)
+        model = FloatModel.of(plan, backend, checkpoint, load_tokenizer(WORKSPACE.whisper, plan.dims))
+        del checkpoint
         began = time.perf_counter()
         count = len(record(utterances, rows, rows, CALIBRATION, Path(folder), model).windows)
         seconds = (time.perf_counter() - began) / count

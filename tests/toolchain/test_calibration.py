@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.decoding import GreedyDecoder
-from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder, fill_slots
 from whisper_runtime.token_rules import TokenRules
@@ -31,7 +30,7 @@ from whisper_toolchain.calibration.record import FloatModel, record
 from whisper_toolchain.calibration.selection import HOLDOUT_WINDOWS, mix, split_holdout
 from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.errors import DatasetError
-from whisper_toolchain.float_model import host_arrays, load_tokenizer
+from whisper_toolchain.float_model import load_tokenizer
 
 # Arrays
 
@@ -231,9 +230,8 @@ def float_model(workspace, tiny_en_bundle, tiny_en_plan, tiny_en_checkpoint):
     """The float model of tiny.en as the calibrate stage opens it."""
     export = tiny_en_bundle.exported.folder
     with OnnxRuntimeBackend(export / "encoder.onnx", export / "decoder.onnx", threads=1) as backend:
-        embedding = TokenEmbedding(*host_arrays(tiny_en_checkpoint))
         tokenizer = load_tokenizer(workspace.whisper, tiny_en_plan.dims)
-        yield FloatModel(tiny_en_plan, backend, tiny_en_checkpoint, embedding, tokenizer)
+        yield FloatModel.of(tiny_en_plan, backend, tiny_en_checkpoint, tokenizer)
 
 
 def test_rows_hold_what_the_runtime_would_feed(float_model, speech, tmp_path):
@@ -276,12 +274,6 @@ def test_rows_hold_what_the_runtime_would_feed(float_model, speech, tmp_path):
     assert full  # some texts are longer than the slots
 
 
-def batched(float_model, features, seconds):
-    prompt = float_model.tokenizer.sot_sequence()
-    decoder = BatchedDecoder(float_model.checkpoint, float_model.plan.sequence, float_model.tokenizer, prompt)
-    return decoder.decode(features, seconds)
-
-
 @pytest.fixture(scope="module")
 def encoded(float_model, speech):
     """Features and lengths of the first windows."""
@@ -292,28 +284,30 @@ def encoded(float_model, speech):
 
 def test_a_text_does_not_depend_on_its_batch(float_model, encoded):
     features, seconds = encoded
-    together = [text.tokens for text in batched(float_model, features, seconds)]
-    turned = [text.tokens for text in batched(float_model, features[::-1].copy(), seconds[::-1])][::-1]
-    alone = [batched(float_model, features[[row]], [length])[0].tokens for row, length in enumerate(seconds)]
+    together = [text.tokens for text in float_model.batched.decode(features, seconds)]
+    turned = [text.tokens for text in float_model.batched.decode(features[::-1].copy(), seconds[::-1])][::-1]
+    alone = [float_model.batched.decode(features[[row]], [length])[0].tokens for row, length in enumerate(seconds)]
     assert together == turned == alone
     assert all(together)
 
 
-def test_exact_and_coarse_vocabulary_agree(float_model, encoded, monkeypatch):
+def test_exact_and_coarse_vocabulary_agree(float_model, tiny_en_checkpoint, encoded, monkeypatch):
     texts = []
     for is_quicker in (True, False):
         monkeypatch.setattr(batched_decoder, "_is_quicker", lambda *_, answer=is_quicker: answer)
-        texts.append([text.tokens for text in batched(float_model, *encoded)])
+        tokenizer = float_model.tokenizer
+        decoder = BatchedDecoder(tiny_en_checkpoint, 32, tokenizer, tokenizer.sot_sequence())
+        texts.append([text.tokens for text in decoder.decode(*encoded)])
     assert texts[0] == texts[1]
 
 
 def test_close_choices_are_left_to_the_runtime(float_model, encoded, speech, tmp_path, monkeypatch):
-    assert any(text.sure for text in batched(float_model, *encoded))
+    assert any(text.sure for text in float_model.batched.decode(*encoded))
     for name in ("batched", "exact"):
         (tmp_path / name).mkdir()
     record(speech.utterances(), 6, 6, CALIBRATION, tmp_path / "batched", float_model)
     monkeypatch.setattr(batched_decoder, "CLOSE_LOGITS", 1e9)
-    assert not any(text.sure for text in batched(float_model, *encoded))
+    assert not any(text.sure for text in float_model.batched.decode(*encoded))
     record(speech.utterances(), 6, 6, CALIBRATION, tmp_path / "exact", float_model)
     for name in (*CALIBRATION.arrays, CALIBRATION.rows):
         assert (tmp_path / "batched" / name).read_bytes() == (tmp_path / "exact" / name).read_bytes()

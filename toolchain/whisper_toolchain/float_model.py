@@ -14,6 +14,9 @@ from whisper_toolchain.checkpoints import Checkpoint
 from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
+HOST_TENSORS = ("token_embedding.weight", "positional_embedding")
+"""What of the decoder the host looks up and adds, under `decoder.` in a checkpoint."""
+
 
 def tokenizer_file(whisper: Path, dims: Dimensions) -> Path:
     """The tokenizer ranks that fit a vocabulary, inside the unpacked openai-whisper."""
@@ -28,10 +31,8 @@ def load_tokenizer(whisper: Path, dims: Dimensions) -> Tokenizer:
 
 def host_arrays(checkpoint: Checkpoint) -> tuple[np.ndarray, np.ndarray]:
     """Token embedding (vocab, d) and positional embedding (448, d), float32."""
-    return (
-        checkpoint.state["decoder.token_embedding.weight"].astype(np.float32),
-        checkpoint.state["decoder.positional_embedding"].astype(np.float32),
-    )
+    weight, positional = (checkpoint.state[f"decoder.{name}"].astype(np.float32) for name in HOST_TENSORS)
+    return weight, positional
 
 
 def open_float_backend(export: Path) -> OnnxRuntimeBackend:

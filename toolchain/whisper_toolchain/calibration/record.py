@@ -34,12 +34,12 @@ from whisper_toolchain.calibration.batched_decoder import BatchedDecoder
 from whisper_toolchain.calibration.journal import CutWindow, Done, Journal
 from whisper_toolchain.checkpoints import Checkpoint
 from whisper_toolchain.datasets import Utterance
+from whisper_toolchain.float_model import HOST_TENSORS
 from whisper_toolchain.shape_plan import ShapePlan
 
-BATCH = 64
-"""Windows that are decoded at once."""
+_MOST_BATCH = 64
+_BATCH_BYTES = 33e6  # of features
 
-_GROUP = 2 * BATCH  # windows that are sorted by length, so that a batch's texts end together
 _RECORDINGS = 32  # that are cut between two entries in the journal
 _MOST_WORKERS = 8
 _FULL_SCALE = 0.999
@@ -52,16 +52,23 @@ class FloatModel:
     Attributes:
         plan: the shapes.
         backend: runs the exported float graphs, with one thread for each call: its calls come from many threads.
-        checkpoint: the weights.
+        batched: decodes many windows at once.
         embedding: the checkpoint's embeddings.
         tokenizer: the model's tokenizer.
     """
 
     plan: ShapePlan
     backend: Backend
-    checkpoint: Checkpoint
+    batched: BatchedDecoder
     embedding: TokenEmbedding
     tokenizer: Tokenizer
+
+    @classmethod
+    def of(cls, plan: ShapePlan, backend: Backend, checkpoint: Checkpoint, tokenizer: Tokenizer) -> "FloatModel":
+        """The model of a checkpoint, of which only the embeddings are kept, as they are stored."""
+        batched = BatchedDecoder(checkpoint, plan.sequence, tokenizer, tokenizer.sot_sequence())
+        weight, positional = (checkpoint.state[f"decoder.{name}"] for name in HOST_TENSORS)
+        return cls(plan, backend, batched, TokenEmbedding(weight, positional), tokenizer)
 
 
 def record(
@@ -110,6 +117,11 @@ def record(
     finally:
         torch.set_num_threads(threads)
         sys.setswitchinterval(interval)
+
+
+def batch_size(plan: ShapePlan) -> int:
+    """How many windows are decoded at once: what fits in a bound on their features, which bounds the memory."""
+    return int(min(_MOST_BATCH, max(1, _BATCH_BYTES // (4 * plan.feature_frames * plan.state))))
 
 
 def workers() -> int:
@@ -193,7 +205,8 @@ class _Decoding:
         self._arrays = arrays
         self._journal = journal
         self._prompt = model.tokenizer.sot_sequence()
-        self._batched = BatchedDecoder(model.checkpoint, model.plan.sequence, model.tokenizer, self._prompt)
+        self._size = batch_size(model.plan)
+        self._group = 2 * self._size  # windows that are sorted by length, so that a batch's texts end together
         self._pool = ThreadPoolExecutor(workers(), thread_name_prefix="calibrate")
         self._running: set[Future[dict[int, list[int]]]] = set()
         self._taken = 0
@@ -210,13 +223,13 @@ class _Decoding:
         """Start decoding the rows that are cut by now, and note what is decoded."""
         windows = self._journal.done.windows
         ready = min(len(windows), self._arrays.features.rows)
-        while ready - self._taken >= (_GROUP if whole_groups else 1):
-            end = min(ready, self._taken + _GROUP)
+        while ready - self._taken >= (self._group if whole_groups else 1):
+            end = min(ready, self._taken + self._group)
             rows = [row for row in range(self._taken, end) if row not in self._journal.done.texts]
             # The longest first: who is done with a short batch early then takes a long one.
             rows.sort(key=lambda row: -windows[row].samples)
-            for first in range(0, len(rows), BATCH):
-                batch = rows[first : first + BATCH]
+            for first in range(0, len(rows), self._size):
+                batch = rows[first : first + self._size]
                 seconds = [windows[row].samples / SAMPLE_RATE for row in batch]
                 self._running.add(self._pool.submit(self._decode, batch, seconds))
             self._taken = end
@@ -245,7 +258,7 @@ class _Decoding:
         features = np.concatenate([model.backend.encode(arrays.mel.read(row)) for row in rows])
         texts = {}
         for row, encoded, length, text in zip(
-            rows, features, seconds, self._batched.decode(features, seconds), strict=True
+            rows, features, seconds, model.batched.decode(features, seconds), strict=True
         ):
             tokens = text.tokens if text.sure else self._decode_exactly(encoded[None], length, text.tokens)
             ids, positions = fill_slots(self._prompt, tokens, model.plan.sequence)

@@ -82,21 +82,17 @@ def calibrate(
 
     def make(folder: Path) -> dict[str, Any]:
         from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
-        from whisper_runtime.embedding import TokenEmbedding
 
         from whisper_toolchain.calibration.record import FloatModel, record
         from whisper_toolchain.calibration.report import render_report
         from whisper_toolchain.calibration.statistics import measure_set
-        from whisper_toolchain.float_model import host_arrays, load_tokenizer
+        from whisper_toolchain.float_model import load_tokenizer
 
         calibration, holdout = split_holdout(utterances, seed)
         checkpoint = load(fetched.folder / CHECKPOINT)
         with OnnxRuntimeBackend(exported.folder / ENCODER, exported.folder / DECODER, threads=1) as backend:
-            embedding, tokenizer = (
-                TokenEmbedding(*host_arrays(checkpoint)),
-                load_tokenizer(workspace.whisper, plan.dims),
-            )
-            model = FloatModel(plan, backend, checkpoint, embedding, tokenizer)
+            model = FloatModel.of(plan, backend, checkpoint, load_tokenizer(workspace.whisper, plan.dims))
+            del checkpoint
             measured = record(holdout, HOLDOUT_WINDOWS, HOLDOUT_WINDOWS, HOLDOUT, folder, model).windows
             recorded = record(mix(calibration), encoder_rows, decoder_rows, CALIBRATION, folder, model)
         windows = recorded.windows
