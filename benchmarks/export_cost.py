@@ -4,7 +4,7 @@
 
 after `make fetch` for that variant. Reference: build the model, `torch.onnx.export` of both graphs, nothing else. Ours
 also simplifies and names them, writes the host's decoder, and checks everything on speech against torch. Each in a
-process of its own, three times in turn. Fails if ours takes more than four times as long or a quarter more memory.
+process of its own, three times in turn. Fails if ours takes more than four times as long or twice the memory.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from whisper_toolchain.workspace import Workspace
 ROOT = Path(__file__).resolve().parent.parent
 TURNS = 3
 MOST_TIME = 4.0
-MOST_MEMORY = 1.25
+MOST_MEMORY = 2.0
 
 
 def ours(plan: ShapePlan) -> tuple[float, float]:
