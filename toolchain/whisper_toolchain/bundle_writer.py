@@ -11,10 +11,11 @@ from whisper_runtime.errors import BundleError, HefError
 from whisper_runtime.hef import check_outputs, read_hef
 from whisper_runtime.tokenizer import Tokenizer
 
+from whisper_toolchain.atomic_file import write_atomically
 from whisper_toolchain.download import sha256_file
 from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.shape_plan import ShapePlan
-from whisper_toolchain.stage import remove_tree, sync_tree, write_atomically
+from whisper_toolchain.stage import remove_tree, sync_tree
 
 
 def write_host_arrays(folder: Path, plan: ShapePlan, embedding: np.ndarray, positional: np.ndarray) -> None:
@@ -195,7 +196,7 @@ def add_evaluation(bundle: Bundle, record: Mapping[str, Any]) -> None:
     data = {**data, "evaluations": [*kept, dict(record)]}
     sealed = manifest_format.seal(data, str(data["version"]).split("+")[0])
     try:
-        write_atomically(path, manifest_format.serialise(sealed))
+        write_atomically(path, [manifest_format.serialise(sealed)])
     except OSError as error:
         raise EvaluationError(f"{path}: the evaluation cannot be recorded: {error.strerror or error}") from error
 

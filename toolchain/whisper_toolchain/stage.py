@@ -55,20 +55,6 @@ def installed_versions(*packages: str) -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in packages}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place, flush it, and rename it there. Raises OSError."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def sync_tree(folder: Path) -> None:
     """Flush every file of a folder and the folder itself to disk."""
     for path in [*sorted(folder.rglob("*")), folder]:

@@ -1,37 +1,19 @@
-"""Writing a file so that nobody ever sees half of it."""
+"""A checkpoint's file is written as a whole or not at all."""
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from whisper_toolchain.download import sync_folder
+from whisper_toolchain import atomic_file
 from whisper_toolchain.errors import CheckpointError
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write `chunks` to a temporary file beside `path`, flush it to disk and rename it into place.
+    """Write `chunks` as `atomic_file` does.
 
     Raises:
         CheckpointError: the disk is full or the folder cannot be written.
     """
-    temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 is meant for secrets
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        atomic_file.write_atomically(path, chunks)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from whisper_runtime.errors import BundleError, WhisperError
 from whisper_runtime.measuring import Clip, Journal, Measured, PeakMemory, machine, measure
 
 from whisper_toolchain import __version__, third_party
+from whisper_toolchain.atomic_file import write_atomically
 from whisper_toolchain.bundle_writer import add_evaluation
 from whisper_toolchain.datasets import Utterance, digest, open_dataset, select
 from whisper_toolchain.download import Report
@@ -23,7 +24,7 @@ from whisper_toolchain.evaluation.rungs import CHANGED, LADDER, STOCK, MissingRu
 from whisper_toolchain.evaluation.table import table
 from whisper_toolchain.evaluation.verdict import verdict
 from whisper_toolchain.shape_plan import ShapePlan
-from whisper_toolchain.stage import Stage, canonical_digest, code_digest, remove_tree, write_atomically
+from whisper_toolchain.stage import Stage, canonical_digest, code_digest, remove_tree
 from whisper_toolchain.stages.bundle import git_revision
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
@@ -124,8 +125,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
     result["verdict"] = verdict(result["rungs"])
     report(table(result))
     output = wanted.output or workspace.root / "build" / plan.bundle_name / "evaluation.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, json.dumps(result, indent=1, sort_keys=True).encode() + b"\n")
+    write_atomically(output, [json.dumps(result, indent=1, sort_keys=True).encode() + b"\n"])
     report(f"evaluate: wrote {output}")
     if isinstance(bundle, Bundle):
         add_evaluation(bundle, _record(result))
