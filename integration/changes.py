@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from whisper_runtime.verified_files import sha256_file
+
 from integration.errors import AppError
 from integration.registration import Registration
 
@@ -142,7 +144,7 @@ class AppFiles:
         for path, sha256 in record.before.items():
             backup = self._backup / path
             data = backup.read_bytes() if backup.is_file() else b""
-            if _sha256(data) != sha256:
+            if sha256_of(data) != sha256:
                 raise AppError(
                     f"{backup}: missing or changed, so {path} cannot be restored from it: get it from the app's "
                     f"repository (git checkout) and delete {self._state}, app/whisper_bundles and app/whisper_bundle.py"
@@ -214,7 +216,7 @@ class AppFiles:
                 self._store(self._backup / path, data, like)
         journal = {
             "complete": False,
-            "edited": {path: [_sha256(current[path]), _sha256(data)] for path, data in edited.items()},
+            "edited": {path: [sha256_of(current[path]), sha256_of(data)] for path, data in edited.items()},
             "added": sorted(added),
             "removed": sorted(change.removed),
             "record": change.record and change.record.to_json(),
@@ -266,16 +268,12 @@ class AppFiles:
         return journal
 
     def _differs(self, path: str, data: bytes) -> bool:
-        return self._digest(path) != _sha256(data)
+        return self._digest(path) != sha256_of(data)
 
     def _digest(self, path: str) -> str | None:
         """The sha256 of a file of the app; None if it is not there."""
         try:
-            with (self.root / path).open("rb") as file:
-                digest = hashlib.sha256()
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                return digest.hexdigest()
+            return sha256_file(self.root / path)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -321,7 +319,8 @@ class AppFiles:
                     (self.root / parent).rmdir()
 
 
-def _sha256(data: bytes) -> str:
+def sha256_of(data: bytes) -> str:
+    """The sha256 of bytes, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 

@@ -1,6 +1,5 @@
 """Install a bundle into the app, and take everything out again."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from whisper_runtime.bundle import Bundle
 from whisper_runtime.manifest import FILENAME
 
 from integration.app import App, describe
-from integration.changes import AppFiles, Change, Record
+from integration.changes import AppFiles, Change, Record, sha256_of
 from integration.edits import CLI, REGISTRY, edit_app, known_architectures, stock_variants
 from integration.errors import AppError
 from integration.hef_contract import check_hefs
@@ -57,8 +56,8 @@ def install(app_folder: Path, bundle_folder: Path, *, emulated: bool, report: Re
         }
         target = Record(
             looks_like=describe(vendor),
-            before={path: _sha256(data) for path, data in sorted(vendor.items())},
-            after={path: _sha256(data) for path, data in sorted(edited.items())},
+            before={path: sha256_of(data) for path, data in sorted(vendor.items())},
+            after={path: sha256_of(data) for path, data in sorted(edited.items())},
             added=_added(bundle, registration, bundles, record),
             bundles=bundles,
             latest=str(registration.folder),
@@ -147,8 +146,8 @@ def _added(
 ) -> dict[str, str]:
     """Digests of all files that are not the vendor's: this bundle's, and those of the bundles that stay."""
     added = {f"{new.folder}/{name}": entry.sha256 for name, entry in bundle.manifest.files.items()}
-    added[f"{new.folder}/{FILENAME}"] = _sha256((bundle.folder / FILENAME).read_bytes())
-    added[MODULE] = _sha256(_MODULE_SOURCE.read_bytes())
+    added[f"{new.folder}/{FILENAME}"] = sha256_of((bundle.folder / FILENAME).read_bytes())
+    added[MODULE] = sha256_of(_MODULE_SOURCE.read_bytes())
     folders = {str(item.folder) for item in bundles}
     for path, sha256 in (record.added if record else {}).items():
         if str(Path(path).parent) in folders:
@@ -163,7 +162,3 @@ def _tell(new: Registration, bundle: Bundle, record: Record | None, report: Repo
     if new.variant != bundle.manifest.variant:
         report(f"        the app's own {bundle.manifest.variant} for {new.arch} stays what it is")
     report(f"use     python3 -m app.app_hailo_whisper --hw-arch {new.arch} --variant {new.variant}")
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

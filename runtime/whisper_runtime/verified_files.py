@@ -82,6 +82,12 @@ def has_digest(path: Path, sha256: str) -> bool:
         return _hash(file) == sha256
 
 
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file, in hex. Raises OSError."""
+    with path.open("rb") as file:
+        return _hash(file)
+
+
 def default_path() -> Path | None:
     """`hailo-whisper/verified.json` in the user's cache folder; None where there is none."""
     if os.name != "posix":  # elsewhere neither owners nor inodes mean the same

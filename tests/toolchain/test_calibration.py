@@ -88,11 +88,11 @@ def cut_window(recording, start=0):
 
 
 def fill_journal(path):
-    with Journal(path) as journal:
-        journal.add_recordings([("a", [cut_window("a"), cut_window("a", 9)]), ("silence", [])])
-        journal.add_texts({1: [5, 6], 0: []})
-        journal.add_recordings([("b", [cut_window("b")])])
-        return journal.done
+    journal = Journal(path)
+    journal.add_recordings([("a", [cut_window("a"), cut_window("a", 9)]), ("silence", [])])
+    journal.add_texts({1: [5, 6], 0: []})
+    journal.add_recordings([("b", [cut_window("b")])])
+    return journal.done
 
 
 def test_a_journal_says_again_what_it_was_told(tmp_path):
@@ -100,8 +100,7 @@ def test_a_journal_says_again_what_it_was_told(tmp_path):
     assert done.recordings == ["a", "silence", "b"]
     assert [window.recording for window in done.windows] == ["a", "a", "b"]
     assert done.texts == {0: [], 1: [5, 6]}
-    with Journal(tmp_path / "journal") as journal:
-        assert journal.done == done
+    assert Journal(tmp_path / "journal").done == done
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -110,13 +109,12 @@ def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path, share):
     done = fill_journal(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with Journal(path) as journal:
-        lines = int(share * len(data)) and data[: int(share * len(data))].count(b"\n")
-        assert len(journal.done.recordings) == (0, 2, 2)[lines]
-        assert journal.done.texts == (done.texts if lines == 2 else {})
-        journal.add_texts({7: [1]})
-    with Journal(path) as journal:
-        assert journal.done.texts[7] == [1]
+    journal = Journal(path)
+    lines = int(share * len(data)) and data[: int(share * len(data))].count(b"\n")
+    assert len(journal.done.recordings) == (0, 2, 2)[lines]
+    assert journal.done.texts == (done.texts if lines == 2 else {})
+    journal.add_texts({7: [1]})
+    assert Journal(path).done.texts[7] == [1]
 
 
 # The holdout

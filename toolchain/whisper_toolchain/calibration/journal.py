@@ -1,13 +1,12 @@
 """What of a calibration set is done: a line for each piece, so that an interrupted run can go on where it was."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whisper_runtime.closing import Closing
+from whisper_runtime.json_lines import append_line, read_lines
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Done:
     texts: dict[int, list[int]] = field(default_factory=dict)
 
 
-class Journal(Closing):
+class Journal:
     """A file of JSON lines. A line is written after what it speaks of is on disk.
 
     Attributes:
@@ -58,16 +57,9 @@ class Journal(Closing):
 
     def __init__(self, path: Path) -> None:
         self.done = Done()
-        self._file = path.open("a+b", buffering=0)
-        self._file.seek(0)
-        end = 0
-        for line in self._file.read().splitlines(keepends=True):
-            # A line that was cut off in the middle of writing has no end.
-            if not line.endswith(b"\n"):
-                break
+        self._path = path
+        for line in read_lines(path):
             self._take(json.loads(line))
-            end += len(line)
-        self._file.truncate(end)
 
     def add_recordings(self, cut: Sequence[tuple[str, Sequence[CutWindow]]]) -> None:
         """Recordings, by their ids, are cut, and their rows are on disk."""
@@ -78,13 +70,8 @@ class Journal(Closing):
         """Rows of the decoder's arrays are on disk."""
         self._add({"texts": [[row, tokens] for row, tokens in sorted(texts.items())]})
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
     def _add(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        os.fsync(self._file.fileno())
+        append_line(self._path, entry)
         self._take(entry)
 
     def _take(self, entry: dict[str, Any]) -> None:

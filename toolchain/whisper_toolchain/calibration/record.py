@@ -104,7 +104,7 @@ def record(
     try:
         with ExitStack() as stack:
             journal_path = folder / f"{files.rows}.journal"
-            journal = stack.enter_context(Journal(journal_path))
+            journal = Journal(journal_path)
             arrays = stack.enter_context(_Arrays(folder, files, encoder_rows, decoder_rows, model.plan))
             decoding = stack.enter_context(_Decoding(model, arrays, journal, files.mel))
             _cut(utterances, encoder_rows, arrays, journal, model.plan.seconds, decoding)
@@ -112,7 +112,7 @@ def record(
             done = journal.done
             arrays.finish(len(done.windows), min(len(done.windows), decoder_rows))
             _write_rows(folder / files.rows, done, model.tokenizer)
-        journal_path.unlink()
+        journal_path.unlink(missing_ok=True)
         return done
     finally:
         torch.set_num_threads(threads)

@@ -20,8 +20,8 @@ from whisper_runtime.closing import Closing
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError
 from whisper_runtime.host_decoder import HostDecoder
-from whisper_runtime.measuring import Engine, TimedEngine
 from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.timed_engine import Engine, TimedEngine
 from whisper_runtime.window_reader import WindowReader
 
 from whisper_toolchain import third_party

@@ -11,7 +11,9 @@ from typing import Any
 
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import BundleError, WhisperError
-from whisper_runtime.measuring import Clip, Journal, Measured, PeakMemory, machine, measure
+from whisper_runtime.machine import machine
+from whisper_runtime.measuring import Clip, Journal, Measured, measure
+from whisper_runtime.peak_memory import PeakMemory
 
 from whisper_toolchain import __version__, third_party
 from whisper_toolchain.atomic_file import write_atomically

@@ -1,0 +1,132 @@
+"""A way of transcribing that says what time its encoder and its decoder take."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+
+from whisper_runtime.backends import Backend, Features
+from whisper_runtime.closing import Closing
+from whisper_runtime.text_decoder import TextDecoder
+from whisper_runtime.tokenizer import Tokenizer
+from whisper_runtime.transcriber import Transcriber
+from whisper_runtime.window_reader import WindowReader
+
+
+class Engine(Protocol):
+    """One way of transcribing.
+
+    Attributes:
+        stages: seconds spent so far, by stage.
+        calls: runs of the decoder's graph so far.
+    """
+
+    stages: dict[str, float]
+
+    @property
+    def calls(self) -> int:
+        """Runs of the decoder's graph so far."""
+        ...
+
+    def text(self, samples: np.ndarray) -> str:
+        """Transcribe mono samples at 16 kHz. Raises WhisperError."""
+        ...
+
+
+class TimedEngine(Closing):
+    """A transcriber made of parts, whose encoder and decoder are timed. Closes the backend.
+
+    Args:
+        backend: runs the encoder.
+        decoder: predicts the next token.
+        tokenizer: the model's tokenizer.
+        seconds: the encoder's window.
+        language: code such as "en"; None to detect it in each recording.
+        reader: makes the reader of single windows from the timed parts; None for the runtime's own.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        decoder: TextDecoder,
+        tokenizer: Tokenizer,
+        seconds: int,
+        language: str | None,
+        reader: Callable[[Backend, TextDecoder], WindowReader] | None = None,
+    ) -> None:
+        self.stages = {"encoder": 0.0, "decoder": 0.0}
+        self._decoder = decoder
+        self._language = language
+        timed_backend, timed_decoder = _TimedBackend(backend, self.stages), _TimedDecoder(decoder, self.stages)
+        self._transcriber = Transcriber.from_parts(timed_backend, timed_decoder, tokenizer, seconds)
+        if reader is not None:
+            self._transcriber.reader = reader(timed_backend, timed_decoder)
+
+    @property
+    def calls(self) -> int:
+        """Runs of the decoder's graph so far."""
+        return self._decoder.calls
+
+    def text(self, samples: np.ndarray) -> str:
+        """Transcribe mono samples at 16 kHz. Raises WhisperError."""
+        return self._transcriber.text(samples, language=self._language)
+
+    def close(self) -> None:
+        """Give the device back."""
+        self._transcriber.close()
+
+
+class _TimedBackend(Closing):
+    """A backend whose `encode` is timed. Decoders have the backend itself."""
+
+    def __init__(self, backend: Backend, stages: dict[str, float]) -> None:
+        self._backend = backend
+        self._stages = stages
+        self.lookahead = backend.lookahead
+
+    def encode(self, mel: np.ndarray) -> Features:
+        with _timed(self._stages, "encoder"):
+            return self._backend.encode(mel)
+
+    def decode(self, features: Features, token_embeddings: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+        return self._backend.decode(features, token_embeddings, rows)
+
+    def read_features(self, features: Features) -> np.ndarray:
+        return self._backend.read_features(features)
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+class _TimedDecoder:
+    """A text decoder that is timed."""
+
+    def __init__(self, decoder: TextDecoder, stages: dict[str, float]) -> None:
+        self._decoder = decoder
+        self._stages = stages
+        self.name = decoder.name
+        self.calls = 0
+
+    def begin(self, features: Features) -> None:
+        with _timed(self._stages, "decoder"):
+            self._decoder.begin(features)
+
+    def room(self, prompt: int, text: int) -> int:
+        return self._decoder.room(prompt, text)
+
+    def logits(self, prompt: Sequence[int], text: Sequence[int], rows: Sequence[int]) -> np.ndarray:
+        with _timed(self._stages, "decoder"):
+            logits = self._decoder.logits(prompt, text, rows)
+        self.calls = self._decoder.calls
+        return logits
+
+
+@contextmanager
+def _timed(stages: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        stages[stage] += time.perf_counter() - began
