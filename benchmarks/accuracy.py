@@ -76,20 +76,14 @@ def stock_texts(variant: str, speech: str, utterances: Sequence[Utterance]) -> d
         texts: dict[str, str] = json.loads(kept.read_text(encoding="utf-8"))
         if set(texts) == {utterance.id for utterance in utterances}:
             return texts
-    whisper = third_party.import_whisper(_stock_tree(), "stock_whisper")
+    tree = third_party.unpack_stock(WORKSPACE.third_party, WORKSPACE.root / "build/benchmarks/stock", report=_say)
+    whisper = third_party.import_whisper(tree, "stock_whisper")
     model = build_model(whisper, load(WORKSPACE.checkpoint(variant) / CHECKPOINT), 1500)
     options = {"temperature": 0.0, "language": "en", "fp16": False}
     texts = transcribe("stock", utterances, lambda u: whisper.transcribe(model, load_audio(u.path), **options)["text"])
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(texts, indent=1), encoding="utf-8")
     return texts
-
-
-def _stock_tree() -> Path:
-    tree = WORKSPACE.root / "build" / "benchmarks" / "stock"
-    if not tree.exists():
-        third_party.unpack_sdist(third_party.fetch_sdist(WORKSPACE.third_party, report=_say), tree)
-    return tree
 
 
 def transcribe(name: str, utterances: Sequence[Utterance], text: Callable[[Utterance], str]) -> dict[str, str]:

@@ -10,15 +10,16 @@ run.
 import argparse
 import datetime
 import json
-import os
-import platform
 import re
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from whisper_runtime.machine import machine
+from whisper_toolchain.compilers.dfc_checks import total_memory
+from whisper_toolchain.stage import installed_versions
 
 BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent
@@ -66,20 +67,12 @@ def run(name: str, command: list[str]) -> dict[str, Any]:
     return {"command": " ".join(["benchmarks/" + command[0], *(_short(word) for word in command[1:])]), **result}
 
 
-def machine() -> dict[str, Any]:
+def described_machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    processor = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": processor,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(memory / 1e9, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        **machine(),
+        "memory_gb": round(total_memory() / 1e9, 1),
+        "versions": installed_versions(*PACKAGES),
     }
 
 
@@ -101,13 +94,6 @@ def as_table(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
 def _short(word: str) -> str:
     path = Path(word)
     return str(path.relative_to(ROOT)) if path.is_absolute() and path.is_relative_to(ROOT) else word
@@ -122,7 +108,7 @@ def main() -> int:
     record = {
         "date": datetime.date.today().isoformat(),
         "commit": commit.stdout.strip() or "unknown",
-        "machine": machine(),
+        "machine": described_machine(),
         "results": {name: run(name, command) for name, command in commands(options.speech).items()},
     }
     RESULTS.mkdir(exist_ok=True)

@@ -22,9 +22,7 @@ class OpenaiWhisper:
 
         torch.set_num_threads(THREADS)
         workspace = Workspace(ROOT)
-        tree = ROOT / "build" / "benchmarks" / "stock"  # unpatched; benchmarks/accuracy.py uses it too
-        if not tree.exists():
-            third_party.unpack_sdist(third_party.fetch_sdist(workspace.third_party), tree)
+        tree = third_party.unpack_stock(workspace.third_party, ROOT / "build" / "benchmarks" / "stock")
         self._whisper = third_party.import_whisper(tree, "stock_whisper")
         self._model = build_model(self._whisper, load(workspace.checkpoint(variant) / CHECKPOINT), 1500)
 

@@ -34,6 +34,10 @@ class Engine(Protocol):
         """Transcribe mono samples at 16 kHz. Raises WhisperError."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
 
 class TimedEngine(Closing):
     """A transcriber made of parts, whose encoder and decoder are timed. Closes the backend.

@@ -19,7 +19,7 @@ from integration.errors import AppError, ValidationError
 from integration.install import install, uninstall
 from integration.registration import Registration
 from tests.integration.helpers import emulating_python, faking_python, ignore, make_app, tone, tree
-from tests.integration.toy_bundle import SECONDS, SEQUENCE, WIDTH, graphs, write_hefs
+from tests.integration.toy_bundle import SECONDS, SEQUENCE, WIDTH, models_of, write_hefs
 
 RUNNABLE = ["examples", "old", "hailo-apps"]
 
@@ -109,7 +109,7 @@ def test_the_apps_own_models_give_what_they_gave(tmp_path, toy_bundle, fake, fak
 
     app = App.find(make_app(tmp_path / "repository", layout))
     names = {"encoder": "tiny-encoder.hef", "decoder": "tiny-decoder.hef"}
-    write_hefs(hef_file, app.root / "app/hefs/h8/tiny", graphs(51865, 7), 51865, "hailo8", names)
+    write_hefs(hef_file, app.root / "app/hefs/h8/tiny", models_of(51865, 7), 51865, "hailo8", names)
     values = np.random.default_rng(8)
     assets = app.root / "app/decoder_assets/tiny/decoder_tokenization"
     assets.mkdir(parents=True)

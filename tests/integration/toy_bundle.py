@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 from whisper_runtime import manifest
 from whisper_runtime.tokenizer import Tokenizer
+
+from tests.toy_graphs import toy_graphs
 
 SECONDS, SEQUENCE, WIDTH = 1, 12, 4
 ARCHITECTURES = {"hailo8": 1, "hailo8l": 3, "hailo10h": 103}
@@ -18,49 +19,10 @@ def parts_of(n_vocab: int) -> list[int]:
     return [n_vocab // 4] * 3 + [n_vocab - 3 * (n_vocab // 4)]
 
 
-def graphs(n_vocab: int, seed: int) -> dict[str, bytes]:
-    """Encoder and decoder; each row of logits depends on the features and on that row's embedding."""
-    values = np.random.default_rng(seed)
-
-    def weight(name, *shape):
-        return numpy_helper.from_array(values.normal(0, 0.3, shape).astype(np.float32), name)
-
-    def tensor(name, shape):
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-    frames = 50 * SECONDS
-    encoder = helper.make_graph(
-        [
-            helper.make_node("Transpose", ["mel"], ["t"], perm=[0, 2, 3, 1]),
-            helper.make_node("Reshape", ["t", "shape"], ["r"]),
-            helper.make_node("MatMul", ["r", "w"], ["p"]),
-            helper.make_node("Tanh", ["p"], ["features"]),
-        ],
-        "encoder",
-        [tensor("mel", [1, 80, 1, 2 * frames])],
-        [tensor("features", [1, frames, WIDTH])],
-        [numpy_helper.from_array(np.array([1, frames, 160]), "shape"), weight("w", 160, WIDTH)],
-    )
-    parts = parts_of(n_vocab)
-    nodes = [
-        helper.make_node("ReduceMean", ["features"], ["mean"], axes=[1], keepdims=1),
-        helper.make_node("Squeeze", ["token_embeddings", "last"], ["s"]),
-        helper.make_node("Transpose", ["s"], ["x"], perm=[0, 2, 1]),
-        helper.make_node("Add", ["x", "mean"], ["h"]),
-        *(helper.make_node("MatMul", ["h", f"v{i}"], [f"logits_{i}"]) for i in range(4)),
-    ]
-    decoder = helper.make_graph(
-        nodes,
-        "decoder",
-        [tensor("features", [1, frames, WIDTH]), tensor("token_embeddings", [1, WIDTH, SEQUENCE, 1])],
-        [tensor(f"logits_{i}", [1, SEQUENCE, size]) for i, size in enumerate(parts)],
-        [numpy_helper.from_array(np.array([3]), "last"), *(weight(f"v{i}", WIDTH, n) for i, n in enumerate(parts))],
-    )
-    opset = [helper.make_opsetid("", 13)]
-    return {
-        name: helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
-        for name, graph in (("encoder", encoder), ("decoder", decoder))
-    }
+def models_of(n_vocab: int, seed: int) -> dict[str, bytes]:
+    """Graphs of the encoder and the decoder for a vocabulary."""
+    graphs = toy_graphs(WIDTH, SEQUENCE, parts_of(n_vocab), seed)
+    return dict(zip(("encoder", "decoder"), graphs, strict=True))
 
 
 def write_hefs(
@@ -105,7 +67,7 @@ def write_toy_bundle(folder: Path, assets: Path, variant: str, arch: str, *, see
     vocabulary, n_vocab = ("gpt2.tiktoken", 51864) if variant.endswith(".en") else ("multilingual.tiktoken", 51865)
     tokenizer = Tokenizer.from_file(assets / vocabulary, n_vocab)
     folder.mkdir(parents=True)
-    models = graphs(n_vocab, seed)
+    models = models_of(n_vocab, seed)
     if hef_file is None:
         for part, model in models.items():
             (folder / f"{part}.emulated.onnx").write_bytes(model)

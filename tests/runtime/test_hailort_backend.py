@@ -16,7 +16,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
-from onnx import TensorProto, helper, numpy_helper
 from whisper_runtime import cli, watchdog, window_reader
 from whisper_runtime.backends import hailort, open_backend
 from whisper_runtime.backends.hailort import HailoRTBackend
@@ -41,6 +40,8 @@ from whisper_toolchain.float_model import host_arrays
 from whisper_toolchain.host_decoder import write_host_decoder
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
+from tests.toy_graphs import toy_graphs
+
 SECONDS, SEQUENCE, WIDTH = 1, 6, 4
 PARTS = (7, 7, 7, 9)
 ARCHITECTURES = {"hailo8": 1, "hailo8l": 3, "hailo10h": 103}
@@ -48,48 +49,6 @@ SHAPES = {"mel": (1, 100, 80), "features": (1, 50, WIDTH), "token_embeddings": (
 
 
 # Toy bundles
-
-
-def graphs(width=WIDTH, sequence=SEQUENCE, parts=PARTS, seed=0):
-    """Two small graphs of the contract; every output depends on every input, row by row."""
-    values = np.random.default_rng(seed)
-
-    def weight(name, *shape):
-        return numpy_helper.from_array(values.normal(0, 0.3, shape).astype(np.float32), name)
-
-    def tensor(name, shape):
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-    encoder = helper.make_graph(
-        [
-            helper.make_node("Transpose", ["mel"], ["t"], perm=[0, 2, 3, 1]),
-            helper.make_node("Reshape", ["t", "shape"], ["r"]),
-            helper.make_node("MatMul", ["r", "w"], ["p"]),
-            helper.make_node("Tanh", ["p"], ["features"]),
-        ],
-        "encoder",
-        [tensor("mel", [1, 80, 1, 100])],
-        [tensor("features", [1, 50, width])],
-        [numpy_helper.from_array(np.array([1, 50, 160]), "shape"), weight("w", 160, width)],
-    )
-    nodes = [
-        helper.make_node("ReduceMean", ["features"], ["mean"], axes=[1], keepdims=1),
-        helper.make_node("Squeeze", ["token_embeddings", "last"], ["s"]),
-        helper.make_node("Transpose", ["s"], ["x"], perm=[0, 2, 1]),
-        helper.make_node("Add", ["x", "mean"], ["h"]),
-    ]
-    nodes += [helper.make_node("MatMul", ["h", f"v{i}"], [f"logits_{i}"]) for i in range(len(parts))]
-    decoder = helper.make_graph(
-        nodes,
-        "decoder",
-        [tensor("features", [1, 50, width]), tensor("token_embeddings", [1, width, sequence, 1])],
-        [tensor(f"logits_{i}", [1, sequence, size]) for i, size in enumerate(parts)],
-        [numpy_helper.from_array(np.array([3]), "last"), *(weight(f"v{i}", width, n) for i, n in enumerate(parts))],
-    )
-    opset = [helper.make_opsetid("", 13)]
-    return tuple(
-        helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString() for graph in (encoder, decoder)
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +95,7 @@ def write_hefs(hef_file):
         sdk_version="3.33.0",
     ):
         folder.mkdir(parents=True, exist_ok=True)
-        encoder, decoder = graphs(width, sequence, parts)
+        encoder, decoder = toy_graphs(width, sequence, parts)
 
         def stream(name, shape, numbers, onnx_name, names):
             return hef_file.FakeStream(name, shape, *numbers, tuple(names), onnx_name)
@@ -250,7 +209,7 @@ def run_graph(model, outputs, feeds):
 def expected_features(quantisation, mel):
     """The encoder in onnxruntime, with both of its streams rounded as the device rounds them."""
     rounded = stored(mel, quantisation.mel).transpose(0, 2, 1)[:, :, None]
-    (features,) = run_graph(graphs()[0], ["features"], {"mel": rounded})
+    (features,) = run_graph(toy_graphs(WIDTH, SEQUENCE, PARTS)[0], ["features"], {"mel": rounded})
     return stored(features, quantisation.encoded)
 
 
@@ -259,7 +218,7 @@ def expected_logits(quantisation, mel, embeddings):
     features = stored(expected_features(quantisation, mel), quantisation.read)
     embedded = stored(embeddings, quantisation.embeddings).transpose(1, 2, 0)[..., None]
     feeds = {"features": features, "token_embeddings": embedded}
-    parts = run_graph(graphs()[1], [f"logits_{i}" for i in range(4)], feeds)
+    parts = run_graph(toy_graphs(WIDTH, SEQUENCE, PARTS)[1], [f"logits_{i}" for i in range(4)], feeds)
     return np.concatenate([part[0] for part in parts], axis=-1)
 
 

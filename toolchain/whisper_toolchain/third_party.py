@@ -95,6 +95,21 @@ def unpack_sdist(sdist: Path, folder: Path) -> None:
     extract_tree(sdist, sdist.name.removesuffix(".tar.gz"), folder)
 
 
+def unpack_stock(third_party: Path, tree: Path, *, offline: bool = False, report: Report = report_to_stderr) -> Path:
+    """Make sure that `tree` holds the pinned sources without patches, to compare with; return it.
+
+    Raises DownloadError: the sdist cannot be had or is damaged.
+    """
+    if not tree.exists():
+        sdist = fetch_sdist(third_party, offline=offline, report=report)
+        partial = tree.with_name(f"{tree.name}.partial")
+        remove_tree(partial)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        unpack_sdist(sdist, partial)
+        partial.replace(tree)
+    return tree
+
+
 def _apply(patch: Path, tree: Path) -> None:
     # Without these two, git would take the surrounding checkout for the patch's target and skip every file.
     environment = {**os.environ, "GIT_DIR": os.devnull, "GIT_CEILING_DIRECTORIES": str(tree.parent)}

@@ -61,6 +61,9 @@ class BatchedDecoder:
         tokenizer: the model's tokenizer.
         prompt: the sot sequence; must leave a slot free.
 
+    Attributes:
+        prompt: the sot sequence.
+
     Raises:
         ValueError: the prompt fills the slots.
     """
@@ -70,7 +73,7 @@ class BatchedDecoder:
         dims, weights = checkpoint.dims, _Weights(checkpoint)
         self._sequence = sequence
         self._heads = dims.n_text_head
-        self._prompt = tuple(prompt)
+        self.prompt = tuple(prompt)
         self._eot = tokenizer.eot
         self._embedding = weights("token_embedding.weight")
         self._positional = weights("positional_embedding")
@@ -98,7 +101,7 @@ class BatchedDecoder:
         sure = [True] * count
         going = set(range(count))
         rows = list(range(count))  # the window of each row of the batch
-        x = self._run(batch, [list(self._prompt)] * count, list(range(len(self._prompt))), 0)
+        x = self._run(batch, [list(self.prompt)] * count, list(range(len(self.prompt))), 0)
         for length in range(TEXT_LIMIT):
             leaders = self._head.leaders(x, first=length == 0)
             for window, leader in zip(rows, leaders, strict=True):
@@ -134,13 +137,13 @@ class BatchedDecoder:
     def _next(self, batch: "_Batch", texts: list[list[int]], length: int) -> torch.Tensor:
         """The state after texts of one length, (rows, d). Those that ended are shorter, and theirs mean nothing."""
         padded = [text + [self._eot] * (length - len(text)) for text in texts]
-        prompt = len(self._prompt)
+        prompt = len(self.prompt)
         gone = dropped(prompt, length, self._sequence)
         if gone == dropped(prompt, length - 1, self._sequence):
             last = prompt + length - 1
             return self._run(batch, [text[-1:] for text in padded], [last], last - gone)
         # Tokens have left, and what has seen them is computed anew.
-        slots = [fill_slots(self._prompt, text, self._sequence) for text in padded]
+        slots = [fill_slots(self.prompt, text, self._sequence) for text in padded]
         return self._run(batch, [ids for ids, _ in slots], slots[0][1], 0)
 
     def _run(self, batch: "_Batch", ids: list[list[int]], positions: list[int], first_slot: int) -> torch.Tensor:

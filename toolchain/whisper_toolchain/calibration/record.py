@@ -204,7 +204,7 @@ class _Decoding:
         self._model = model
         self._arrays = arrays
         self._journal = journal
-        self._prompt = model.tokenizer.sot_sequence()
+        self._prompt = model.batched.prompt
         self._size = batch_size(model.plan)
         self._group = 2 * self._size  # windows that are sorted by length, so that a batch's texts end together
         self._pool = ThreadPoolExecutor(workers(), thread_name_prefix="calibrate")

@@ -98,8 +98,8 @@ def measure_set(folder: Path, files: CalibrationFiles, done: Done, sequence: int
 
 
 def _tensor(name: str, array: np.ndarray) -> TensorStatistics:
-    least = min(float(row.min()) for row in array)
-    greatest = max(float(row.max()) for row in array)
+    extremes = [(float(row.min()), float(row.max())) for row in array]  # a row is read from the disk once
+    least, greatest = min(low for low, _ in extremes), max(high for _, high in extremes)
     rows = np.unique(np.linspace(0, len(array) - 1, min(len(array), _SAMPLED_ROWS)).round().astype(int))
     values = np.concatenate([array[row].ravel() for row in rows])
     # Slots without a token are zeros that no range has to hold.

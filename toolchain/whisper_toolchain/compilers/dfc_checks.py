@@ -255,7 +255,8 @@ def _set_problems(folder: Path, files: CalibrationFiles, plan: ShapePlan) -> Ite
             yield f"{folder / name} has lengths outside 1..{plan.sequence}: {again}"
     # The decoder's arrays have equally many rows, and the encoder's at least as many.
     decoder = {count for name, count in rows.items() if name != files.mel}
-    if len(decoder) > 1 or 0 in rows.values() or max(decoder, default=0) > rows.get(files.mel, max(decoder, default=0)):
+    windows = rows.get(files.mel, max(decoder, default=0))
+    if len(decoder) > 1 or 0 in rows.values() or any(count > windows for count in decoder):
         counts = ", ".join(f"{name} {count}" for name, count in rows.items())
         yield f"the arrays in {folder} do not belong together, their rows are {counts}: {again}"
 

@@ -126,6 +126,9 @@ class StockEngine:
         options = {"temperature": 0.0, "language": self.language, "fp16": False}
         return str(self.model.transcribe(np.array(samples), **options)["text"])  # type: ignore[attr-defined]
 
+    def close(self) -> None:
+        """It holds nothing but memory."""
+
 
 @dataclass(frozen=True)
 class Rungs:

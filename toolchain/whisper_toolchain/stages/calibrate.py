@@ -99,8 +99,8 @@ def calibrate(
         if not windows or not measured:
             raise DatasetError(f"{speech.name}: too little of it is louder than silence to calibrate on")
         report(
-            f"calibrate: {len(windows)} windows of {speech.name} for the encoder, {min(len(windows), decoder_rows)} of "
-            f"them for the decoder, {len(measured)} of {len(holdout)} other recordings to measure on"
+            f"calibrate: {len(windows)} windows of {speech.name} for the encoder, {len(recorded.texts)} of them for "
+            f"the decoder, {len(measured)} of {len(holdout)} other recordings to measure on"
         )
         statistics = measure_set(folder, CALIBRATION, recorded, plan.sequence)
         title = f"Calibration set of {plan.shape_name}: {speech.name}"
@@ -112,7 +112,7 @@ def calibrate(
             "warnings": list(statistics.warnings),
             "shape": plan.shape_name,
             "count": len(windows),
-            "decoder_count": min(len(windows), decoder_rows),
+            "decoder_count": len(recorded.texts),
             "holdout": [utterance.id for utterance in holdout],
             "source": speech.name,
             "dataset_digest": dataset_digest,

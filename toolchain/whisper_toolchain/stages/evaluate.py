@@ -5,7 +5,6 @@ import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from whisper_runtime.errors import BundleError, WhisperError
 from whisper_runtime.machine import machine
 from whisper_runtime.measuring import Clip, Journal, Measured, measure
 from whisper_runtime.peak_memory import PeakMemory
+from whisper_runtime.timed_engine import Engine
 
 from whisper_toolchain import __version__, third_party
 from whisper_toolchain.atomic_file import write_atomically
@@ -26,7 +26,7 @@ from whisper_toolchain.evaluation.rungs import CHANGED, LADDER, STOCK, MissingRu
 from whisper_toolchain.evaluation.table import table
 from whisper_toolchain.evaluation.verdict import verdict
 from whisper_toolchain.shape_plan import ShapePlan
-from whisper_toolchain.stage import Stage, canonical_digest, code_digest, remove_tree
+from whisper_toolchain.stage import Stage, canonical_digest, code_digest, installed_versions
 from whisper_toolchain.stages.bundle import git_revision
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
@@ -87,27 +87,26 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
     stock = workspace.root / "build" / "evaluation" / "stock"
     checkpoint = load(fetched.folder / CHECKPOINT)
     rungs = Rungs(plan, exported.folder, checkpoint, workspace.whisper, stock, bundle, wanted.language, wanted.drafts)
-    key = {
-        "code": code_digest(*(f"whisper_runtime.{name}" for name in _RUNTIME)),
+    common = {
         "checkpoint": fetched.results["tensor_digest"],
         "language": wanted.language,
-        "versions": {name: version(name) for name in _VERSIONS},
+        "versions": installed_versions(*_VERSIONS),
     }
+    code = code_digest(*(f"whisper_runtime.{name}" for name in _RUNTIME))
     measured: dict[str, dict[str, Any]] = {}
     # Stock last: torch, once loaded, would count as memory of the others.
     for name in sorted(names, key=lambda name: name == STOCK):
-        own = dict(key)
-        if name != STOCK:
-            own |= {"rung": name, "plan": plan.shape_name, "export": exported.digests(), "drafts": rungs.drafted(name)}
-            own["bundle"] = bundle.manifest.content_digest if isinstance(bundle, Bundle) and name != "float" else None
+        own = {**common, "rung": name}
+        if name == STOCK:
+            third_party.unpack_stock(workspace.third_party, stock, offline=True, report=report)
         else:
-            own = {
-                "rung": name,
-                "checkpoint": key["checkpoint"],
-                "language": wanted.language,
-                "versions": key["versions"],
+            own |= {
+                "code": code,
+                "plan": plan.shape_name,
+                "export": exported.digests(),
+                "drafts": rungs.drafted(name),
+                "bundle": bundle.manifest.content_digest if isinstance(bundle, Bundle) and name != "float" else None,
             }
-            _prepare_stock(workspace, stock, report)
         journal = Journal(workspace.root / "build" / "evaluation" / f"{canonical_digest(own)[:24]}.jsonl")
         measured[name] = _measure(rungs, name, clips, journal, report)
     normaliser, normalise = _normaliser(workspace, wanted.language)
@@ -121,7 +120,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
         "machine": machine(),
         "toolchain": __version__,
         "git_revision": git_revision(workspace.root),
-        "versions": {name: version(name) for name in _VERSIONS} | {"python": platform.python_version()},
+        "versions": installed_versions(*_VERSIONS) | {"python": platform.python_version()},
         "rungs": _score(names, measured, clips, normalise),
     }
     result["verdict"] = verdict(result["rungs"])
@@ -152,16 +151,6 @@ def _choose(workspace: Workspace, wanted: Wanted) -> tuple[list[Clip], dict[str,
     }
 
 
-def _prepare_stock(workspace: Workspace, tree: Path, report: Report) -> None:
-    if not tree.exists():
-        sdist = third_party.fetch_sdist(workspace.third_party, offline=True, report=report)
-        partial = tree.with_name("stock.partial")
-        remove_tree(partial)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        third_party.unpack_sdist(sdist, partial)
-        partial.replace(tree)
-
-
 def _measure(rungs: Rungs, name: str, clips: list[Clip], journal: Journal, report: Report) -> dict[str, Any]:
     """Measure one rung: `status`, and `reason` or `clips` by id."""
     reason = rungs.missing(name)
@@ -169,9 +158,9 @@ def _measure(rungs: Rungs, name: str, clips: list[Clip], journal: Journal, repor
         return {"status": "missing", "reason": reason}
     memory, found = PeakMemory(), {}
     taken = len(journal)
-    opened: list[Any] = []
+    opened: list[Engine] = []
 
-    def engine() -> Any:
+    def engine() -> Engine:
         opened.append(rungs.open(name))
         return opened[0]
 
@@ -185,8 +174,7 @@ def _measure(rungs: Rungs, name: str, clips: list[Clip], journal: Journal, repor
         return {"status": "failed", "reason": str(error)}
     finally:
         for each in opened:
-            if hasattr(each, "close"):
-                each.close()
+            each.close()
     if all(measured.error for measured in found.values()):
         reasons = [measured.error for measured in found.values() if not measured.unreadable]
         return {"status": "failed", "reason": reasons[0] if reasons else "no recording can be read", "clips": found}
