@@ -6,21 +6,18 @@ of the chip's memory, contexts or speed. Its files are called `.emulated.onnx`, 
 `.emulated.weights`, and the manifest says so.
 """
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx.external_data_helper import set_external_data
 from whisper_runtime.backends.onnxruntime import DECODER, ENCODER
 
 from whisper_toolchain import graph_contract
-from whisper_toolchain.calibration import CALIBRATION, HOLDOUT, CalibrationFiles
+from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
 from whisper_toolchain.compilers import Compiled, CompileJob
-from whisper_toolchain.compilers.equalise import equalise
-from whisper_toolchain.compilers.quantised_graph import find_layers, quantise, tensors_to_measure
-from whisper_toolchain.compilers.ranges import Feeds, collect_histograms
-from whisper_toolchain.graph_names import layer_of
+from whisper_toolchain.compilers.layer_noise import LayerNoise, layer_noise
+from whisper_toolchain.compilers.prepared_graph import FILES, PreparedGraph
+from whisper_toolchain.compilers.rows import Rows
 from whisper_toolchain.ort_session import open_session
 from whisper_toolchain.recipe import GraphRecipe, unmatched
 from whisper_toolchain.signal_to_noise import SignalToNoise
@@ -51,68 +48,30 @@ class Emulator:
             CompileError: the graphs cannot be quantised.
             RecipeError: the recipe names a layer that does not exist.
         """
-        rows = Rows(job.calibration, CALIBRATION)
-        encoder = _quantise(job, job.export / graph_contract.ENCODER, job.recipe.encoder, rows.encoder)
-        encoder_weights = _write(encoder, job.output / ENCODER)
-        decoder = _quantise(job, job.export / graph_contract.DECODER, job.recipe.decoder, rows.decoder)
-        decoder_weights = _write(decoder, job.output / DECODER)
-        return Compiled(ENCODER, DECODER, measure(job), (encoder_weights, decoder_weights))
+        rows, holdout = Rows(job.calibration, CALIBRATION), Rows(job.calibration, HOLDOUT)
+        noise: list[LayerNoise] = []
+        weights = []
+        for graph, file in (("encoder", ENCODER), ("decoder", DECODER)):
+            recipe: GraphRecipe = getattr(job.recipe, graph)
+            prepared = PreparedGraph.make(job, graph, rows)
+            _report_layers(job, prepared, recipe)
+            quantised = prepared.quantise(recipe)
+            noise += layer_noise(prepared, quantised, recipe, holdout)
+            weights.append(_write(quantised, job.output / file))
+        measurements = {"layer_noise": [each.as_dict() for each in noise]}
+        return Compiled(ENCODER, DECODER, measure(job), tuple(weights), measurements)
 
 
-class Rows:
-    """Feeds for the exported graphs from recorded arrays (device layout in, graph layout out)."""
-
-    def __init__(self, folder: Path, files: CalibrationFiles) -> None:
-        def load(name: str) -> np.ndarray:
-            array: np.ndarray = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-            return array
-
-        self._mel = load(files.mel)
-        self._features = load(files.features)
-        self._embeddings = load(files.token_embeddings)
-        self.lengths = load(files.lengths)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def encoder(self, limit: int | None = None) -> Iterable[Feeds]:
-        """Yield `mel` (1, 80, 1, frames) of each row."""
-        for mel in self._mel[:limit]:
-            yield {"mel": np.ascontiguousarray(mel.transpose(2, 0, 1))[None]}
-
-    def decoder(self, limit: int | None = None) -> Iterable[Feeds]:
-        """Yield `features` (1, frames, d) and `token_embeddings` (1, d, seq, 1) of each row."""
-        for features, embeddings in zip(self._features[:limit], self._embeddings[:limit], strict=True):
-            yield {
-                "features": np.array(features),
-                "token_embeddings": np.ascontiguousarray(embeddings.transpose(2, 0, 1))[None],
-            }
-
-
-def _quantise(
-    job: CompileJob, path: Path, recipe: GraphRecipe, rows: Callable[[int], Iterable[Feeds]]
-) -> onnx.ModelProto:
-    model = onnx.load(path)
-    known = [layer_of(node.name) for node in model.graph.node]
-    recipe.check_layers(known, path.name)
-    recipe.check_architecture(known, job.plan.arch, path.name)
-    if recipe.matmul_equalization:
-        equalise(
-            model,
-            [layer.name for layer in find_layers(model) if layer.name.endswith(".scores")],
-            lambda: rows(recipe.emulator.rows),
-        )
-    layers = find_layers(model)
-    unused = unmatched(recipe.sixteen_bit, (layer.name for layer in layers))
+def _report_layers(job: CompileJob, prepared: PreparedGraph, recipe: GraphRecipe) -> None:
+    file, layers = FILES[prepared.name], [layer.name for layer in prepared.layers]
+    unused = unmatched(recipe.sixteen_bit, layers)
     if unused:
-        job.report(f"emulator: {path.name}: {', '.join(unused)} in float, which is finer than the 16 bits asked for")
+        job.report(f"emulator: {file}: {', '.join(unused)} in float, which is finer than the 16 bits asked for")
     if recipe.emulator.sixteen_bit:
         further = ", ".join(recipe.emulator.sixteen_bit)
-        job.report(f"emulator: {path.name}: {further} in 16 bits, in place of the fine-tuning that it cannot do")
-    wide = sum(recipe.emulated_bits(layer.name) == 16 for layer in layers)
-    job.report(f"emulator: {path.name}: {len(layers)} layers, {wide} of them in 16 bits, the others in 8")
-    histograms = collect_histograms(model, tensors_to_measure(layers), lambda: rows(recipe.emulator.rows))
-    return quantise(model, layers, histograms, recipe)
+        job.report(f"emulator: {file}: {further} in 16 bits, in place of the fine-tuning that it cannot do")
+    wide = sum(recipe.emulated_bits(layer) == 16 for layer in layers)
+    job.report(f"emulator: {file}: {len(layers)} layers, {wide} of them in 16 bits, the others in 8")
 
 
 def _write(model: onnx.ModelProto, path: Path) -> str:

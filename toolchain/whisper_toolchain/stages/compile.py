@@ -21,8 +21,11 @@ _CODE = {
     "emulator": (
         "compilers.emulator",
         "compilers.equalise",
+        "compilers.layer_noise",
+        "compilers.prepared_graph",
         "compilers.quantised_graph",
         "compilers.ranges",
+        "compilers.rows",
         "graph_names",
         "recipe",
         "ort_session",
