@@ -176,6 +176,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=_path, metavar="JSON", help="default: build/<bundle>/evaluation.json")
     command.add_argument("--no-drafts", action="store_true", help="decode token by token: slower, the runtime's times")
     with_folders(command, "checkpoint", "export", "artifacts")
+    command = with_dataset(
+        with_plan(add("tune-recipe", _tune_recipe, "Find the fewest 16-bit layers that are good enough, emulated."))
+    )
+    command.add_argument("--snr", type=float, metavar="DB", help="of features and logits against float, in dB")
+    command.add_argument("--wer", type=float, metavar="POINTS", help="above the float graphs (default: 1)")
+    command.add_argument("--limit", type=int, metavar="N", help="recordings at most, drawn with --seed (default: all)")
+    command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
+    command.add_argument("--language", default="en", metavar="CODE", help="what is spoken, or auto (default: en)")
+    command.add_argument(
+        "--recipe", type=_path, metavar="TOML", help="the recipe to start from (default: the variant's)"
+    )
+    command.add_argument("--output", type=_path, metavar="TOML", help="default: build/<bundle>/tuned-recipe.toml")
+    with_folders(command, "checkpoint", "export", "calibration")
     command = add("doctor", _doctor, "Say what this machine has for making bundles, what fits together, what to do.")
     command.add_argument("--arch", required=True, metavar="|".join(ARCHITECTURES), help="accelerator")
     command.add_argument("--variant", metavar="|".join(VARIANTS), help="also say what was made for this model")
@@ -302,6 +315,25 @@ def _evaluate(options: argparse.Namespace) -> None:
         options.output,
     )
     evaluate_rungs(_workspace(options), _plan(options), wanted, report=_report)
+
+
+def _tune_recipe(options: argparse.Namespace) -> None:
+    from whisper_toolchain.stages.tune_recipe import Target, tune_recipe
+    from whisper_toolchain.tuning.word_errors import Speech
+
+    points = 1.0 if options.snr is None and options.wer is None else options.wer
+    speech = Speech(
+        options.dataset, options.limit, options.seed, None if options.language == "auto" else options.language
+    )
+    tune_recipe(
+        _workspace(options),
+        _plan(options),
+        Target(options.snr, points),
+        speech,
+        options.recipe,
+        options.output,
+        report=_report,
+    )
 
 
 if __name__ == "__main__":

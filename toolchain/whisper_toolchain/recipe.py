@@ -154,9 +154,7 @@ class GraphRecipe:
 
     def check_architecture(self, layers: Iterable[str], arch: str, where: str) -> None:
         """Raise RecipeError if a layer gets 16 bits that the architecture's compiler cannot give it."""
-        if arch != "hailo10h":
-            return
-        wide = sorted(layer for layer in layers if self.bits(layer) == 16 and matches(layer, _ATTENTION))
+        wide = sorted(layer for layer in layers if self.bits(layer) == 16 and not can_be_wide(layer, arch))
         if wide:
             raise RecipeError(
                 f"{where}: {', '.join(wide)}: 16 bits inside an attention make the compiler for hailo10h fail; "
@@ -175,6 +173,11 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for digests and the manifest."""
         return dataclasses.asdict(self)
+
+
+def can_be_wide(layer: str, arch: str) -> bool:
+    """Whether an architecture's compiler can give a layer 16 bits."""
+    return arch != "hailo10h" or not matches(layer, _ATTENTION)
 
 
 def matches(layer: str, patterns: Iterable[str]) -> bool:

@@ -33,7 +33,7 @@ from whisper_toolchain.workspace import Workspace
 
 SCHEMA = 1
 _VERSIONS = ("numpy", "onnxruntime", "torch", "soundfile", "soxr", "tiktoken", "jiwer")
-_RUNTIME = (
+RUNTIME = (
     *("audio", "backends.onnxruntime", "backends.hailort", "decoding", "embedding", "host_decoder", "loops", "mel"),
     *("segmenting", "slot_decoder", "token_rules", "tokenizer", "transcriber", "window_reader", "windows"),
 )
@@ -79,7 +79,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
     names = list(LADDER) if wanted.rungs is None else parse_rungs(wanted.rungs)
     fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
     exported = Stage.read(workspace.export(plan), f"export {plan.options}")
-    clips, dataset = _choose(workspace, wanted)
+    clips, dataset = choose_clips(workspace, wanted.dataset, wanted.limit, wanted.seed)
     try:
         bundle: Bundle | str = Bundle.open(wanted.bundle or workspace.bundle(plan))
     except BundleError as error:
@@ -92,7 +92,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
         "language": wanted.language,
         "versions": installed_versions(*_VERSIONS),
     }
-    code = code_digest(*(f"whisper_runtime.{name}" for name in _RUNTIME))
+    code = code_digest(*(f"whisper_runtime.{name}" for name in RUNTIME))
     measured: dict[str, dict[str, Any]] = {}
     # Stock last: torch, once loaded, would count as memory of the others.
     for name in sorted(names, key=lambda name: name == STOCK):
@@ -109,7 +109,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
             }
         journal = Journal(workspace.root / "build" / "evaluation" / f"{canonical_digest(own)[:24]}.jsonl")
         measured[name] = _measure(rungs, name, clips, journal, report)
-    normaliser, normalise = _normaliser(workspace, wanted.language)
+    normaliser, normalise = normaliser_for(workspace, wanted.language)
     dataset |= _unreadable(measured, clips)
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -134,19 +134,32 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
     return result
 
 
-def _choose(workspace: Workspace, wanted: Wanted) -> tuple[list[Clip], dict[str, Any]]:
-    """The recordings to measure on, and what to say of them."""
-    speech = workspace.dataset(None) if wanted.dataset is None else open_dataset(wanted.dataset, keep_missing=True)
+def choose_clips(
+    workspace: Workspace, dataset: Path | None, limit: int | None, seed: int
+) -> tuple[list[Clip], dict[str, Any]]:
+    """The recordings with a transcript to measure on, and what to say of them.
+
+    Args:
+        workspace: knows what was fetched.
+        dataset: the speech; None for what was fetched.
+        limit: recordings at most, drawn with `seed`; None for all.
+        seed: of the draw.
+
+    Raises:
+        DatasetError: the speech cannot be listed.
+        EvaluationError: no recording has a transcript.
+    """
+    speech = workspace.dataset(None) if dataset is None else open_dataset(dataset, keep_missing=True)
     utterances = speech.utterances()
     with_text = [utterance for utterance in utterances if utterance.text]
-    chosen = with_text if wanted.limit is None else select(with_text, wanted.limit, wanted.seed)
+    chosen = with_text if limit is None else select(with_text, limit, seed)
     if not chosen:
         raise EvaluationError(f"{speech.name}: no recording has a transcript to compare with")
     readable: list[Utterance] = [utterance for utterance in chosen if utterance.path.is_file()]
     return [Clip(utterance.id, utterance.path, utterance.text) for utterance in chosen], {
         "name": speech.name,
         "digest": digest(readable),
-        "seed": wanted.seed,
+        "seed": seed,
         "without_text": len(utterances) - len(with_text),
     }
 
@@ -201,7 +214,8 @@ def _unreadable(measured: Mapping[str, Mapping[str, Any]], clips: list[Clip]) ->
     }
 
 
-def _normaliser(workspace: Workspace, language: str | None) -> tuple[str, Callable[[str], str]]:
+def normaliser_for(workspace: Workspace, language: str | None) -> tuple[str, Callable[[str], str]]:
+    """Name and function of Whisper's normaliser: the English one, or the basic one for any other language."""
     normalizers = third_party.import_normalizers(workspace.whisper)
     if language == "en":
         return "Whisper's English", normalizers.EnglishTextNormalizer()

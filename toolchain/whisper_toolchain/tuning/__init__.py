@@ -1,0 +1,1 @@
+"""Tuning: the few layers that need 16 bits for a wanted accuracy on the emulator."""

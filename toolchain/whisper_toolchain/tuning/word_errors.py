@@ -1,0 +1,152 @@
+"""Word error rates of emulated graphs that are not in a bundle yet."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from whisper_runtime.backends import Backend
+from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.host_decoder import HostDecoder
+from whisper_runtime.measuring import Clip, Journal, measure
+from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.timed_engine import TimedEngine
+from whisper_runtime.window_reader import WindowReader
+
+from whisper_toolchain.checkpoints import load
+from whisper_toolchain.compilers.prepared_graph import FILES
+from whisper_toolchain.download import Report
+from whisper_toolchain.errors import RecipeError
+from whisper_toolchain.evaluation.drafted_reader import DraftedReader
+from whisper_toolchain.evaluation.metrics import compare
+from whisper_toolchain.float_model import host_arrays, load_tokenizer
+from whisper_toolchain.recipe import GRAPHS
+from whisper_toolchain.shape_plan import ShapePlan
+from whisper_toolchain.stage import Stage, code_digest
+from whisper_toolchain.stages.evaluate import RUNTIME, choose_clips, normaliser_for
+from whisper_toolchain.stages.fetch import CHECKPOINT
+from whisper_toolchain.tuning.graph_tuner import GraphTuner
+from whisper_toolchain.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Recordings for the word error rate.
+
+    Attributes:
+        dataset: the speech; None for what was fetched.
+        limit: recordings at most; None for all.
+        seed: of the draw.
+        language: code such as "en"; None to detect it in each recording.
+    """
+
+    dataset: Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    language: str | None = "en"
+
+
+@dataclass
+class WordErrors:
+    """Word error rates of emulated graphs on recordings, each combination measured once and kept in a journal.
+
+    Attributes:
+        described: the recordings in words.
+    """
+
+    clips: list[Clip]
+    described: str
+    tuners: Mapping[str, GraphTuner]
+    export: Path
+    folder: Path
+    journals: Path
+    open_engine: Callable[[Path, Path], TimedEngine]
+    normalise: Callable[[str], str]
+    report: Report
+    inputs: str
+    known: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        workspace: Workspace,
+        plan: ShapePlan,
+        speech: Speech,
+        exported: Stage,
+        tuners: Mapping[str, GraphTuner],
+        report: Report,
+    ) -> "WordErrors":
+        """Choose the recordings. Raises EvaluationError if none has a transcript."""
+        clips, dataset = choose_clips(workspace, speech.dataset, speech.limit, speech.seed)
+        fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
+        tokenizer = load_tokenizer(workspace.whisper, plan.dims)
+        embedding = TokenEmbedding(*host_arrays(load(fetched.folder / CHECKPOINT)))
+
+        def open_engine(encoder: Path, decoder: Path) -> TimedEngine:
+            backend = OnnxRuntimeBackend(encoder, decoder)
+            drafter = HostDecoder(backend, embedding, exported.folder)
+            slots = SlotDecoder(backend, embedding, plan.sequence)
+
+            def reader(timed: Backend, decoder: SlotDecoder) -> WindowReader:
+                return DraftedReader(timed, decoder, drafter, tokenizer, plan.seconds)
+
+            return TimedEngine(backend, slots, tokenizer, plan.seconds, speech.language, reader)  # type: ignore[arg-type]
+
+        _, normalise = normaliser_for(workspace, speech.language)
+        code = code_digest(*(f"whisper_runtime.{name}" for name in RUNTIME))
+        inputs = repr((plan.shape_name, speech.language, code))
+        described = f"{len(clips)} recordings of {dataset['name']}"
+        folder = workspace.root / "build" / plan.bundle_name / "tuning"
+        journals = workspace.root / "build" / "evaluation"
+        return cls(clips, described, tuners, exported.folder, folder, journals, open_engine, normalise, report, inputs)
+
+    def points(self, wide: Mapping[str, frozenset[str]]) -> float:
+        """How many points the rate is above the float graphs'. A graph that is not in `wide` stays in float."""
+        return self.rate(wide) - self.rate(None)
+
+    def rate(self, wide: Mapping[str, frozenset[str]] | None) -> float:
+        """The word error rate in percent; None for the float graphs.
+
+        Raises:
+            RecipeError: no recording can be read.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for graph in GRAPHS:
+            path = self.export / FILES[graph]
+            if wide is not None and graph in wide:
+                path = self.folder / f"{graph}.onnx"
+                onnx.save(self.tuners[graph].quantise(wide[graph]), path)
+            paths.append(path)
+        key = hashlib.sha256(self.inputs.encode())
+        for path in paths:
+            key.update(hashlib.sha256(path.read_bytes()).digest())
+        name = key.hexdigest()[:24]
+        if name not in self.known:
+            self.known[name] = self._measure(paths, Journal(self.journals / f"{name}.jsonl"))
+        return self.known[name]
+
+    def _measure(self, paths: list[Path], journal: Journal) -> float:
+        engines: list[TimedEngine] = []
+
+        def engine() -> TimedEngine:
+            engines.append(self.open_engine(*paths))
+            return engines[0]
+
+        errors = words = 0
+        try:
+            for clip, measured in zip(self.clips, measure(engine, self.clips, journal), strict=True):
+                if measured.error:
+                    self.report(f"tune-recipe: {clip.id}: {measured.error}")
+                    continue
+                found = compare(clip.text or "", measured.text, self.normalise)
+                errors, words = errors + found.errors, words + found.words
+        finally:
+            for each in engines:
+                each.close()
+        if not words:
+            raise RecipeError("no recording with a transcript can be read")
+        return 100.0 * errors / words
