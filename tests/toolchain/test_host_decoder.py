@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from whisper_runtime.audio import load_audio
+from whisper_runtime.backends.onnxruntime import open_session as runtime_session
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.host_decoder import CROSS_ATTENTION, HOST_DECODER, HostDecoder
@@ -23,6 +24,7 @@ from whisper_toolchain.export import export_graphs
 from whisper_toolchain.float_model import host_arrays, load_tokenizer
 from whisper_toolchain.host_decoder import check_host_decoder, quantise_columns, write_host_decoder
 from whisper_toolchain.model import build_model
+from whisper_toolchain.ort_session import open_session as toolchain_session
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 from whisper_toolchain.signal_to_noise import signal_to_noise
 
@@ -225,6 +227,19 @@ def test_onnxruntime_joins_every_product_into_one_node(folder, tmp_path):
         operators = [node.op_type for node in onnx.load(tmp_path / name).graph.node]
         assert not {"MatMulInteger", "Cast", "Mul"} & set(operators)
         assert operators.count("DynamicQuantizeMatMul") + operators.count("MatMulIntegerToFloat") == products
+
+
+def test_the_largest_codes_do_not_overflow(toy_checkpoint, tmp_path):
+    """An x86 without VNNI adds two products in 16 bits, which 255 * 127 * 2 does not fit into."""
+    checkpoint = toy_checkpoint(DIMS, 3)
+    name = "decoder.blocks.0.cross_attn.key.weight"
+    checkpoint.state[name] = np.ones_like(checkpoint.state[name])
+    write_host_decoder(checkpoint, PLAN, tmp_path)
+    features = np.ones((1, PLAN.feature_frames, DIMS.n_text_state), np.float32)
+    path = tmp_path / CROSS_ATTENTION
+    for session in (runtime_session(path, 1, "the test"), toolchain_session(path)):
+        [keys] = session.run(["cross_key_0"], {"features": features})
+        assert keys == pytest.approx(DIMS.n_text_state, rel=1e-3)
 
 
 # What is written

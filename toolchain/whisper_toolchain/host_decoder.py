@@ -107,7 +107,7 @@ class _Graph:
     def add_output(self, name: str, shape: Sequence[int | str]) -> None:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
-    def constant(self, name: str, values: np.ndarray | Sequence[int]) -> str:
+    def constant(self, name: str, values: np.ndarray | np.int8 | Sequence[int]) -> str:
         self._weights.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
@@ -131,8 +131,10 @@ class _Graph:
             x_codes, x_scale, x_zero = self.nodes(
                 "DynamicQuantizeLinear", [x], [f"{layer}.{part}" for part in ("codes", "x_scale", "zero_point")]
             )
+            # Without a zero point, ONNX Runtime leaves out what keeps sums from overflowing on an x86 without VNNI.
+            zero = self.constant(f"{layer}.weight_zero_point", np.int8(0))
             whole = self.node(
-                "MatMulInteger", [x_codes, self.constant(f"{layer}.weight", codes), x_zero], f"{layer}.whole"
+                "MatMulInteger", [x_codes, self.constant(f"{layer}.weight", codes), x_zero, zero], f"{layer}.whole"
             )
             number = self.node("Cast", [whole], f"{layer}.number", to=TensorProto.FLOAT)
             scales = self.node("Mul", [x_scale, self.constant(f"{layer}.scale", scale)], f"{layer}.scales")
