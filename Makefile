@@ -23,6 +23,8 @@ TEXT       ?=
 APP_PYTHON ?=
 LIMIT      ?=
 RUNGS      ?=
+A          ?=
+B          ?=
 
 VENV      := .venv
 INSTALLED := $(VENV)/.installed
@@ -40,7 +42,7 @@ app     = $(call option,--app,$(APP_DIR))
 
 RIVALS    := build/benchmarks/venv/.installed
 
-.PHONY: help all audio fetch export calibrate compile bundle demo package eval doctor install-app validate-app uninstall-app check test bench wheels clean distclean
+.PHONY: help all audio fetch export calibrate compile bundle demo package eval compare doctor install-app validate-app uninstall-app check test bench wheels clean distclean
 .NOTPARALLEL:
 
 help:
@@ -49,6 +51,7 @@ help:
 	@echo
 	@echo 'stages:   fetch export calibrate compile bundle demo'
 	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), eval (word error rate on every rung; LIMIT=, RUNGS=),'
+	@echo '          compare A=old.json B=new.json (what changed between two evaluations),'
 	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'
 	@echo '          check (lint, types), bench (all benchmarks), wheels, clean (build results and bundles), distclean (everything fetched too)'
 	@echo
@@ -102,6 +105,9 @@ package: $(INSTALLED)
 
 eval: bundle
 	@$(TOOLCHAIN) evaluate $(plan) $(dataset) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--rungs,$(RUNGS))
+
+compare: $(INSTALLED)
+	@$(TOOLCHAIN) evaluate --compare $(call quote,$(A)) $(call quote,$(B)) $(call option,--rungs,$(RUNGS))
 
 doctor: $(INSTALLED)
 	@$(TOOLCHAIN) doctor $(plan) $(call option,--dfc-python,$(DFC_PYTHON)) $(if $(filter-out 0,$(strip $(JSON))),--json)

@@ -6,10 +6,10 @@ Charts are inline SVG whose lengths across are percentages: their text stays as 
 
 from collections.abc import Iterable, Sequence
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 # Without a word about scripts, none runs, whatever a transcript says.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+_POLICY = Markup("default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:")
 
 _STYLE = Markup("""
 :root { color-scheme: light dark; --ink: #1c1f24; --soft: #5b6370; --paper: #fff; --panel: #f4f5f7; --line: #d5d9df;
@@ -30,9 +30,10 @@ td, th { padding: .25rem .9rem .25rem 0; text-align: right; white-space: nowrap;
 td:first-child, th:first-child { text-align: left }
 .ends { display: flex; justify-content: space-between } .histogram { background: var(--panel) }
 """)
+_NO_STYLE = Markup("")
 
 
-def page(title: str, parts: Iterable[Markup], style: Markup = Markup("")) -> bytes:
+def page(title: str, parts: Iterable[Markup], style: Markup = _NO_STYLE) -> bytes:
     """A whole page, UTF-8.
 
     Args:
@@ -45,14 +46,14 @@ def page(title: str, parts: Iterable[Markup], style: Markup = Markup("")) -> byt
         '<meta http-equiv="Content-Security-Policy" content="{}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<title>{}</title>\n<style>{}{}</style>\n</head>\n<body>\n<h1>{}</h1>\n{}\n</body>\n</html>\n"
-    ).format(Markup(_POLICY), title, _STYLE, style, title, join(parts, "\n"))
+    ).format(_POLICY, title, _STYLE, style, title, join(parts, "\n"))
     # JSON can hold half a surrogate pair, which UTF-8 cannot.
     return text.encode("utf-8", "replace")
 
 
 def join(parts: Iterable[str], between: str = "") -> Markup:
     """Put parts one behind the other; those that are not `Markup` are escaped."""
-    return Markup(between).join(parts)
+    return escape(between).join(parts)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:

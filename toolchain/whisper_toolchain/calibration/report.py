@@ -17,9 +17,7 @@ def render_report(title: str, statistics: SetStatistics) -> bytes:
     parts = [
         Markup(
             "<p>{} windows for the encoder, {} of them for the decoder, {} speakers, {:.1f} minutes.</p>",
-        ).format(
-            len(statistics.seconds), statistics.decoder_rows, speakers or "unknown", sum(statistics.seconds) / 60
-        ),
+        ).format(len(statistics.seconds), statistics.decoder_rows, speakers or "unknown", sum(statistics.seconds) / 60),
         warnings or Markup("<p>Nothing to warn of.</p>"),
         Markup("<h2>Length of the windows</h2>"),
         histogram(bins, "0 s", f"{len(bins)} s"),
