@@ -17,7 +17,7 @@ _STYLE = Markup("""
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --soft: #a2a9b4; --paper: #14161a; --panel: #1e2228;
   --line: #3a404a; --mark: #6ea8e6; --warn: #ffd479; --warn-paper: #3a2f12; --bad: #ff8a80; --good: #7fd39b } }
 * { box-sizing: border-box }
-body { font: 16px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: var(--ink);
+body { font: 16px/1.45 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; color: var(--ink);
   background: var(--paper); overflow-wrap: anywhere }
 h1 { font-size: 1.5rem; line-height: 1.2 } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem }
 small, .soft { color: var(--soft); font-size: .85rem }
@@ -26,7 +26,7 @@ svg .value { fill: var(--mark) } svg .grid { stroke: var(--line) }
 .warning { background: var(--warn-paper); color: var(--warn); padding: .5rem .8rem; margin: .4rem 0;
   border-left: .3rem solid }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
-td, th { padding: .25rem .9rem .25rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
+td, th { padding: .25rem .7rem .25rem 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
 td:first-child, th:first-child { text-align: left }
 .ends { display: flex; justify-content: space-between } .histogram { background: var(--panel) }
 """)
@@ -54,6 +54,11 @@ def page(title: str, parts: Iterable[Markup], style: Markup = _NO_STYLE) -> byte
 def join(parts: Iterable[str], between: str = "") -> Markup:
     """Put parts one behind the other; those that are not `Markup` are escaped."""
     return escape(between).join(parts)
+
+
+def counted(number: int, noun: str) -> str:
+    """Such as "1 word" and "2 words"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from whisper_toolchain.evaluation.result import measured_rungs
 from whisper_toolchain.evaluation.verdict import first_broken
-from whisper_toolchain.html_page import bar, join, percent
+from whisper_toolchain.html_page import bar, counted, join, percent
 
 _LENGTHS = (0, 2, 5, 10, 15, 20, 30, 60, math.inf)  # seconds
 _MOST_LAYERS = 30
@@ -17,18 +17,18 @@ SENSITIVE_DB = 10.0
 """Below this a layer is marked: the vendor's own mark for a sensitive layer."""
 
 STYLE = Markup("""
-.rungs { list-style: none; padding: 0 } .rung { padding: .5rem 0 }
+.rungs { list-style: none; padding: 0; margin: 0 } .rung { padding: .5rem 0 }
 .rung .head { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem }
-.rung.broken { border-left: .3rem solid var(--bad); padding-left: .7rem } .rung.broken .tag { color: var(--bad) }
-.rung.missing { color: var(--soft) } .tag { font-weight: 700 }
+.rung.broken { position: relative } .rung.broken::before { content: ""; position: absolute; left: -.7rem; top: 0;
+  bottom: 0; width: .3rem; background: var(--bad) } .rung.broken .tag { color: var(--bad) }
+.rung.missing { color: var(--soft) } .tag { font-weight: 700; white-space: nowrap }
 .strip .range { stroke: var(--mark); stroke-width: 8; opacity: .35 } .strip .point { fill: var(--mark) }
 .broken .strip .range { stroke: var(--bad) } .broken .strip .point { fill: var(--bad) }
 .strip .before { stroke: var(--ink); stroke-width: 2 }
 .bars { display: grid; grid-template-columns: minmax(6rem, 9rem) minmax(0, 1fr) 4.5rem; gap: .15rem .6rem;
-  align-items: center; font-size: .9rem; margin-bottom: .8rem } .bars > :nth-child(3n) { text-align: right }
-.bars > .wide { grid-column: 1 / -1; text-align: left }
-.layers { grid-template-columns: minmax(0, 1fr) 5.5rem } .layers > :nth-child(3n) { text-align: left }
-.layers > .figure { text-align: right }
+  align-items: center; font-size: .9rem; margin-bottom: .8rem }
+.bars > .wide { grid-column: 1 / -1; margin-top: .4rem } .bars > .figure { text-align: right }
+.layers { grid-template-columns: minmax(0, 1fr) 5.5rem }
 code { font-size: .85em }
 """)
 
@@ -40,7 +40,7 @@ def ladder(result: Mapping[str, Any]) -> Markup:
     greatest = 1.05 * max([rung["score"]["wer_high"] for rung in measured] + list(rates.values()) + [1.0])
     broken = first_broken(result["rungs"])
     rows = join(_rung(rung, rates, greatest, rung is broken) for rung in result["rungs"])
-    return Markup('<ul class="rungs">{}</ul>{}').format(rows, _axis(greatest))
+    return Markup('{}<ul class="rungs">{}</ul>').format(_axis(greatest), rows)
 
 
 def _rung(rung: Mapping[str, Any], rates: Mapping[str, float], greatest: float, broken: bool) -> Markup:
@@ -59,7 +59,7 @@ def _rung(rung: Mapping[str, Any], rates: Mapping[str, float], greatest: float, 
         )
         notes.append(f"new here: {rung['changed']}")
     if rung["failed"]:
-        notes.append(f"{len(rung['failed'])} recordings failed on this rung and are not in its figures")
+        notes.append(f"{counted(len(rung['failed']), 'recording')} failed on this rung: not in its figures")
     return Markup(
         '<li class="rung{}"><div class="head"><span><b>{}</b>{}</span><span>{}</span></div>{}<small>{}</small></li>'
     ).format(
@@ -122,13 +122,17 @@ def by_length(result: Mapping[str, Any]) -> Markup:
     for (name, inside), row in zip(groups, rates, strict=True):
         words = max(sum(clip["words"] for clip in clips) for clips in inside)
         count = max(len(clips) for clips in inside)
-        parts.append(Markup('<div class="wide"><b>{}</b>: {} recordings, {} words</div>').format(name, count, words))
+        parts.append(
+            Markup('<div class="wide"><b>{}</b>: {}, {}</div>').format(
+                name, counted(count, "recording"), counted(words, "word")
+            )
+        )
         for rung, rate in zip(shown, row, strict=True):
             figure = "-" if rate is None else f"{rate:.1f} %"
             parts += [
                 Markup("<span>{}</span>").format(rung["name"]),
                 bar(rate or 0.0, greatest, f"{rung['name']}: {figure}"),
-                Markup("<span>{}</span>").format(figure),
+                Markup('<span class="figure">{}</span>').format(figure),
             ]
     return _bars(parts, "")
 

@@ -11,7 +11,7 @@ from whisper_toolchain.evaluation.alignment import AlignedWord, align
 from whisper_toolchain.evaluation.clip_choice import ChosenClip, choose_clips, key
 from whisper_toolchain.evaluation.embedded_audio import EmbeddedClip, embed
 from whisper_toolchain.evaluation.result import measured_rungs
-from whisper_toolchain.html_page import join, page, table
+from whisper_toolchain.html_page import counted, join, page, table
 
 _MOST_WORDS = 300  # of one recording's alignment
 _MOST_LISTED = 50
@@ -20,12 +20,12 @@ _MARKS = {"substitute": "S", "delete": "D", "insert": "I"}
 _STYLE = Markup("""
 .emulated { font-size: 1.05rem } .verdict { font-size: 1.1rem; font-weight: 600 }
 .clip { border-top: 1px solid var(--line); padding: .8rem 0 } .clip h3 { margin: 0; font-size: 1rem }
-.clip h4 { margin: .8rem 0 .2rem; font-size: .9rem } .clip audio { display: block; width: 100%; max-width: 26rem;
-  margin: .5rem 0 }
-.diff { margin: 0; line-height: 1.3 } .word { display: inline-block; vertical-align: top; padding: 0 .12rem;
-  border-radius: .2rem } .word span { display: block; min-height: 1.3em } .word .kind { font-size: .7rem;
-  font-weight: 700; min-height: 0 }
-.delete, .substitute, .insert { background: var(--panel); outline: 1px solid var(--line); margin: 0 .12rem }
+.clip p, .clip details { margin: .3rem 0 } .clip h4 { margin: .8rem 0 .2rem; font-size: .9rem }
+.clip audio { display: block; width: 100%; max-width: 26rem; margin: .5rem 0 }
+.diff { line-height: 1.3 } .word { display: inline-block; vertical-align: top; padding: 0 .12rem }
+.word span { display: block; min-height: 1.3em } .word .kind { font-size: .7rem; font-weight: 700; min-height: 0 }
+.delete, .substitute, .insert { background: var(--panel); outline: 1px solid var(--line); margin: 0 .12rem;
+  border-radius: .2rem }
 .delete .said, .substitute .said { text-decoration: line-through; color: var(--bad) }
 .insert .heard, .substitute .heard { text-decoration: underline; color: var(--good); font-weight: 600 }
 .facts { display: grid; grid-template-columns: minmax(6rem, max-content) minmax(0, 1fr); gap: .2rem 1rem;
@@ -54,7 +54,7 @@ def render_report(result: Mapping[str, Any], recordings: Mapping[str, Path]) -> 
             )
         )
     parts += [
-        Markup('<p class="verdict">{}</p>').format(result["verdict"]),
+        Markup('<p class="verdict">{}</p>').format(result["verdict"][:1].upper() + result["verdict"][1:]),
         _speech(result),
         _section("Word error rate, rung by rung", charts.ladder(result), _LADDER_NOTE),
     ]
@@ -65,7 +65,7 @@ def render_report(result: Mapping[str, Any], recordings: Mapping[str, Path]) -> 
         ]
     noise = result.get("layer_noise")
     if noise:
-        note = f"Signal-to-noise ratio against float on {noise['clips']} recordings, worst first."
+        note = f"Signal-to-noise ratio against float on {counted(noise['clips'], 'recording')}, worst first."
         parts.append(_section("Noise by layer", charts.layer_noise(noise), note))
     parts += [_clips(result, recordings), _left_out(result), _section("To repeat it", _facts(result))]
     return page(f"Evaluation of {bundle['name']}", parts, join((charts.STYLE, _STYLE)))
@@ -85,7 +85,7 @@ def _section(title: str, content: Markup, note: str = "") -> Markup:
 def _speech(result: Mapping[str, Any]) -> Markup:
     dataset = result["dataset"]
     lines = [
-        f"{dataset['clips']} recordings of {dataset['name']}, {dataset['seconds'] / 60:.1f} minutes",
+        f"{counted(dataset['clips'], 'recording')} of {dataset['name']}, {dataset['seconds'] / 60:.1f} minutes",
         f"language {result['language'] or 'detected'}",
         f"texts compared after {result['normaliser']} normaliser",
     ]
@@ -183,13 +183,20 @@ def _clip(chosen: ChosenClip, rung: str, sound: EmbeddedClip, counts: str) -> Ma
         clip["text"],
         Markup("<br>float: {}").format(before["text"]) if before is not None else "",
     )
-    return Markup('<article class="clip"><h3>{}</h3><small>{:.1f} s, {} words; {}; {}</small>{}{}{}</article>').format(
-        clip["id"], clip["duration"], clip["words"], ", ".join(reasons), counts, player, join(alignments), written
+    return Markup('<article class="clip"><h3>{}</h3><small>{:.1f} s, {}; {}; {}</small>{}{}{}</article>').format(
+        clip["id"],
+        clip["duration"],
+        counted(clip["words"], "word"),
+        ", ".join(reasons),
+        counts,
+        player,
+        join(alignments),
+        written,
     )
 
 
 def _diff(rung: str, clip: Mapping[str, Any], same: bool = False) -> Markup:
-    head = Markup("<h4>{}: {} errors</h4>").format(rung, clip["errors"])
+    head = Markup("<h4>{}: {}</h4>").format(rung, counted(clip["errors"], "error"))
     if same:
         return Markup("{}<p><small>the same text</small></p>").format(head)
     reference, text = clip.get("normalised_reference"), clip.get("normalised_text")
