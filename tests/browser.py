@@ -27,7 +27,15 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One browser with one page. `problems` are lines that it wrote to its console and requests that failed."""
+    """One browser with one page.
+
+    Attributes:
+        problems: what the page wrote to the console, and what the browser wrote there about it.
+        requests: every address that was asked for.
+
+    Raises:
+        OSError: the program does not start, or is no such browser.
+    """
 
     def __init__(self, program: str) -> None:
         self.problems: list[str] = []
@@ -50,17 +58,29 @@ class Browser:
         self._numbers = itertools.count(1)
         self._buffer = b""
         self._session: str | None = None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
+        try:
+            target = self.call("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self.call(f"{domain}.enable")
+        except OSError:
+            self.close()
+            raise
 
     def __enter__(self) -> "Browser":
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser and remove its profile."""
         self._process.terminate()
-        self._process.wait(10)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
         os.close(self._in)
         os.close(self._out)
         self._profile.cleanup()

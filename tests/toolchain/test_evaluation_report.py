@@ -11,13 +11,15 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
+from whisper_runtime.audio import load_audio
+from whisper_runtime.errors import AudioError
 from whisper_toolchain.cli import main
 from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.evaluation.alignment import align
 from whisper_toolchain.evaluation.clip_choice import choose_clips
 from whisper_toolchain.evaluation.embedded_audio import LONGEST, embed
 from whisper_toolchain.evaluation.report import render_report
-from whisper_toolchain.evaluation.result import read_result
+from whisper_toolchain.evaluation.result import read_result, without_folder
 
 from tests.browser import Browser, find_browser
 from tests.toolchain.evaluation_results import SAID, clip, missing, result, rung, toy_result
@@ -83,14 +85,8 @@ def test_what_stands_in_the_page():
     text = Tags(render_report(full_result(), {})).text
     for words in (
         *("whisper-toy", "0.1.0+0123", "0123abcd", "EMULATED.", "no device here", "first broken rung"),
-        *("emulated+float: 4 errors", "no recording was given", "below 10 dB", "1.23", "2.50", "61", "timed out"),
-        *(
-            "not audio",
-            "whisper-toolchain evaluate --variant tiny",
-            "numpy 2",
-            "cores 2",
-            "4 to 5 s"[:0] + "10 to 15 s",
-        ),
+        *("emulated+float: 3 errors", "no recording was given", "below 10 dB", "1.23", "2.50", "61", "timed out"),
+        *("not audio", "whisper-toolchain evaluate --variant tiny", "numpy 2", "cores 2", "10 to 15 s"),
     ):
         assert words in text, words
 
@@ -240,6 +236,13 @@ def test_sound_that_cannot_be_had(sounds, tmp_path):
     assert reasons["unknown"].startswith("no recording was given")
 
 
+def test_a_result_names_files_without_their_folders(tmp_path):
+    path = tmp_path / "it's.wav"
+    with pytest.raises(AudioError) as raised:
+        load_audio(path)
+    assert without_folder(str(raised.value), path) == '"it\'s.wav": no such file'
+
+
 def test_sound_has_a_budget(sounds):
     paths, digests = sounds
     clips = [clip(name, "a", "b", audio=digest) for name, digest in digests.items()]
@@ -317,7 +320,11 @@ def browser():
     program = find_browser()
     if program is None:
         pytest.skip("no chromium, chromium-browser or google-chrome on PATH to look at the page with")
-    with Browser(program) as opened:
+    try:
+        opened = Browser(program)
+    except OSError as error:
+        pytest.skip(f"{program} does not start: {error}")
+    with opened:
         yield opened
 
 

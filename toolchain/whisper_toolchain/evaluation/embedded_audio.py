@@ -12,6 +12,7 @@ from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.errors import AudioError
 
 from whisper_toolchain.download import sha256_file
+from whisper_toolchain.evaluation.result import without_folder
 
 LONGEST = 120.0  # seconds of one recording
 MOST_BYTES = 4_000_000  # of all data URIs in a page
@@ -64,15 +65,10 @@ def _embed(clip: Mapping[str, Any], path: Path | None, room: int) -> EmbeddedCli
         file = io.BytesIO()
         soundfile.write(file, samples, SAMPLE_RATE, format="MP3", compression_level=_QUALITY)
     except (AudioError, soundfile.LibsndfileError) as error:
-        return EmbeddedClip(reason=f"it can no longer be read ({_without_folder(str(error), path)})")
+        return EmbeddedClip(reason=f"it can no longer be read ({without_folder(str(error), path)})")
     except OSError as error:
         return EmbeddedClip(reason=f"it can no longer be read ({error.strerror or 'the disk failed'})")
     uri = "data:audio/mpeg;base64," + base64.b64encode(file.getvalue()).decode()
     if len(uri) > room:
         return EmbeddedClip(reason="this page holds as much sound as it takes already")
     return EmbeddedClip(uri)
-
-
-def _without_folder(text: str, path: Path) -> str:
-    """A message without the folder: the page may be shown to others."""
-    return text.replace(str(path), path.name)

@@ -114,6 +114,11 @@ def measured_rungs(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [rung for rung in result["rungs"] if rung["status"] == "measured"]
 
 
+def without_folder(message: str, path: Path) -> str:
+    """An error's message that names a file by its name alone: results are shown to others, folders are private."""
+    return message.replace(repr(str(path)), repr(path.name))
+
+
 def _check(value: Any, shape: Any, where: str) -> None:
     """Raise ValueError, which says where, unless a value has the shape."""
     if isinstance(shape, _Optional):

@@ -24,7 +24,7 @@ from whisper_toolchain.download import Report
 from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.evaluation.metrics import ClipErrors, compare, difference, score
 from whisper_toolchain.evaluation.report import render_report
-from whisper_toolchain.evaluation.result import SCHEMA
+from whisper_toolchain.evaluation.result import SCHEMA, without_folder
 from whisper_toolchain.evaluation.rungs import CHANGED, LADDER, STOCK, MissingRung, Rungs, parse_rungs
 from whisper_toolchain.evaluation.table import table
 from whisper_toolchain.evaluation.verdict import verdict
@@ -135,11 +135,11 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
     report(table(result))
     write_atomically(output, [json.dumps(result, indent=1, sort_keys=True).encode() + b"\n"])
     report(f"evaluate: wrote {output}")
-    write_atomically(beside, [render_report(result, {clip.id: clip.path for clip in clips})])
-    report(f"evaluate: wrote {beside}, which any browser shows")
     if isinstance(bundle, Bundle):
         add_evaluation(bundle, _record(result))
         report(f"evaluate: recorded in {bundle.folder}/manifest.json")
+    write_atomically(beside, [render_report(result, {clip.id: clip.path for clip in clips})])
+    report(f"evaluate: {beside} shows it in any browser")
     return result
 
 
@@ -214,12 +214,12 @@ def _unreadable(measured: Mapping[str, Mapping[str, Any]], clips: list[Clip]) ->
     if not runs:
         reasons = "; ".join(f"{name}: {rung['reason']}" for name, rung in measured.items())
         raise EvaluationError(f"no rung could be measured: {reasons}")
-    bad = [run[clip.id] for clip in clips for run in runs[:1] if run[clip.id].unreadable]
+    bad = [(clip, runs[0][clip.id]) for clip in clips if runs[0][clip.id].unreadable]
     good = [found for found in runs[0].values() if not found.unreadable]
     return {
         "clips": len(good),
         "seconds": sum(found.duration for found in good),
-        "unreadable": [{"id": found.id, "reason": found.error} for found in bad],
+        "unreadable": [{"id": found.id, "reason": without_folder(found.error, clip.path)} for clip, found in bad],
     }
 
 
