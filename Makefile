@@ -107,6 +107,7 @@ eval: bundle
 	@$(TOOLCHAIN) evaluate $(plan) $(dataset) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--rungs,$(RUNGS))
 
 compare: $(INSTALLED)
+	$(if $(and $(strip $(A)),$(strip $(B))),,$(error name two evaluations, as in make compare A=old.json B=new.json))
 	@$(TOOLCHAIN) evaluate --compare $(call quote,$(A)) $(call quote,$(B)) $(call option,--rungs,$(RUNGS))
 
 doctor: $(INSTALLED)

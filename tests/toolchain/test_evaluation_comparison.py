@@ -28,8 +28,8 @@ def test_what_differs_and_who_came_out_better():
     assert "differs: versions.numpy: 2 -> 3" in text
     assert "differs: versions.jiwer: none -> 4" in text
     assert "differs: git_revision: abc -> none" in text
-    assert "better: c0: 3 -> 0 errors in 4 words" in text
-    assert "worse: c1: 0 -> 1 errors in 4 words\n    said  five six seven eight\n    A     five six seven eight" in text
+    assert "better: c0: errors 3 -> 0, words 4" in text
+    assert "worse: c1: errors 0 -> 1, words 4\n    said  five six seven eight\n    A     five six seven eight" in text
     found = difference(
         [compare(SAID[0], SAID[0], str), compare(SAID[1], "five six seven ate", str)],
         [compare(SAID[0], "one", str), compare(SAID[1], SAID[1], str)],

@@ -17,6 +17,7 @@ from whisper_toolchain.cli import main
 from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.evaluation.alignment import align
 from whisper_toolchain.evaluation.clip_choice import choose_clips
+from whisper_toolchain.evaluation.comparison import comparison
 from whisper_toolchain.evaluation.embedded_audio import LONGEST, embed
 from whisper_toolchain.evaluation.report import render_report
 from whisper_toolchain.evaluation.result import read_result, without_folder
@@ -290,6 +291,37 @@ def test_other_json_is_refused_in_one_line(damage, says, tmp_path, capsys):
     assert main(["report", str(path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "r.html").exists()
+
+
+def places(value, path=()):
+    """Where something can be changed in a result."""
+    if path:
+        yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+ODD = [None, True, -1, 10**20, 10**400, 1e299, math.nan, math.inf, "", "\ud800", "\x00\x1b[2J", [], {}]
+
+
+@given(st.sampled_from(list(places(full_result()))), st.sampled_from(["gone", *ODD]))
+def test_a_damaged_result_is_refused_or_shown(tmp_path_factory, place, value):
+    made = full_result()
+    inside = made
+    for key in place[:-1]:
+        inside = inside[key]
+    if value == "gone":
+        del inside[place[-1]]
+    else:
+        inside[place[-1]] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    path.write_text(json.dumps(made))
+    try:
+        read = read_result(path)
+    except EvaluationError:
+        return
+    assert not re.search(rb'="(nan|inf|-)', render_report(read, {}))
+    assert "\x1b" not in comparison(read, toy_result()) + comparison(toy_result(), read)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", "{}", "\x00", '{"schema": ' + "9" * 5000 + "}"])

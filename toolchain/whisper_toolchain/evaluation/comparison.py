@@ -112,7 +112,7 @@ def _changed(name: str, clips: _Clips) -> list[str]:
     for word, pairs in (("better", better), ("worse", worse)):
         for a, b in pairs[:_MOST_CLIPS]:
             lines += [
-                f"  {word}: {a['id']}: {a['errors']} -> {b['errors']} errors in {a['words']} words",
+                f"  {word}: {a['id']}: errors {a['errors']} -> {b['errors']}, words {a['words']}",
                 f"    said  {a['reference']}",
                 f"    A     {a['text']}",
                 f"    B     {b['text']}",

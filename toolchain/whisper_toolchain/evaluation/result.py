@@ -80,7 +80,7 @@ _RESULT = {
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read the JSON of an evaluation.
+    """Read the JSON of an evaluation. Keys that need not be there are None where they are not.
 
     Raises:
         EvaluationError: it cannot be read, is of another schema, or is not what an evaluation writes. One line.
@@ -102,7 +102,7 @@ def read_result(path: Path) -> dict[str, Any]:
         for number, rung in enumerate(data["rungs"]):
             if rung["status"] == "measured":
                 _check(rung, _MEASURED, f"rungs[{number}]")
-            elif rung.get("reason") is None:
+            elif rung["reason"] is None:
                 raise ValueError(f"rungs[{number}].reason: missing")
     except ValueError as error:
         raise EvaluationError(f"{path}: not the result of an evaluation: {error}") from error
@@ -120,12 +120,12 @@ def without_folder(message: str, path: Path) -> str:
 
 
 def _check(value: Any, shape: Any, where: str) -> None:
-    """Raise ValueError, which says where, unless a value has the shape."""
+    """Raise ValueError, which says where, unless a value has the shape. What may be missing and is becomes None."""
     if isinstance(shape, _Optional):
         if value is not None:
             _check(value, shape.shape, where)
     elif isinstance(shape, _Decibels):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if value is not None and not _is_a(value, float) and not isinstance(value, float):
             raise ValueError(f"{where}: not a number")
     elif isinstance(shape, Mapping):
         if not isinstance(value, dict):
@@ -133,9 +133,11 @@ def _check(value: Any, shape: Any, where: str) -> None:
         keys: Sequence[Any] = list(value) if str in shape else list(shape)
         for key in keys:
             inner = shape.get(key, shape.get(str))
-            if key not in value and not isinstance(inner, _Optional):
+            if isinstance(inner, _Optional):
+                value.setdefault(key, None)
+            elif key not in value:
                 raise ValueError(f"{where}.{key}: missing".lstrip("."))
-            _check(value.get(key), inner, f"{where}.{key}".lstrip("."))
+            _check(value[key], inner, f"{where}.{key}".lstrip("."))
     elif isinstance(shape, list):
         if not isinstance(value, list):
             raise ValueError(f"{where}: not a list")
