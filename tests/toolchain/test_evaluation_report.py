@@ -275,6 +275,7 @@ def change(*keys, to):
         (change("rungs", 0, "calls", to=True), "rungs[0].calls: not a count"),
         (change("rungs", 0, "clips", 1, to=None), "rungs[0].clips[1]: not an object"),
         (change("rungs", 0, "stages", to={"encoder": None}), "rungs[0].stages.encoder: not a finite number"),
+        (change("rungs", 0, "stages", to={"a\nb": None}), "rungs[0].stages.a\\nb: not a finite number"),
         (change("rungs", 0, "status", to="odd"), "rungs[0].reason: missing"),
         (change("rungs", to={}), "rungs: not a list"),
         (change("bundle", to={}), "bundle.name: missing"),

@@ -68,7 +68,8 @@ def render_report(result: Mapping[str, Any], recordings: Mapping[str, Path]) -> 
         note = f"Signal-to-noise ratio against float on {counted(noise['clips'], 'recording')}, worst first."
         parts.append(_section("Noise by layer", charts.layer_noise(noise), note))
     parts += [_clips(result, recordings), _left_out(result), _section("To repeat it", _facts(result))]
-    return page(f"Evaluation of {bundle['name']}", parts, join((charts.STYLE, _STYLE)))
+    title = f"Evaluation of {bundle['name']}" + (" (EMULATED)" if bundle["emulated"] else "")
+    return page(title, parts, join((charts.STYLE, _STYLE)))
 
 
 _LADDER_NOTE = (

@@ -133,11 +133,12 @@ def _check(value: Any, shape: Any, where: str) -> None:
         keys: Sequence[Any] = list(value) if str in shape else list(shape)
         for key in keys:
             inner = shape.get(key, shape.get(str))
+            place = f"{where}.{ascii(key)[1:-1]}".lstrip(".")  # on one line, whatever the key
             if isinstance(inner, _Optional):
                 value.setdefault(key, None)
             elif key not in value:
-                raise ValueError(f"{where}.{key}: missing".lstrip("."))
-            _check(value[key], inner, f"{where}.{key}".lstrip("."))
+                raise ValueError(f"{place}: missing")
+            _check(value[key], inner, place)
     elif isinstance(shape, list):
         if not isinstance(value, list):
             raise ValueError(f"{where}: not a list")
