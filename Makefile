@@ -25,6 +25,8 @@ LIMIT      ?=
 RUNGS      ?=
 SNR        ?=
 WER        ?=
+A          ?=
+B          ?=
 
 VENV      := .venv
 INSTALLED := $(VENV)/.installed
@@ -42,7 +44,7 @@ app     = $(call option,--app,$(APP_DIR))
 
 RIVALS    := build/benchmarks/venv/.installed
 
-.PHONY: help all audio fetch export calibrate compile bundle demo package eval tune-recipe doctor install-app validate-app uninstall-app check test bench wheels clean distclean
+.PHONY: help all audio fetch export calibrate compile bundle demo package eval compare tune-recipe doctor install-app validate-app uninstall-app check test bench wheels clean distclean
 .NOTPARALLEL:
 
 help:
@@ -52,6 +54,7 @@ help:
 	@echo 'stages:   fetch export calibrate compile bundle demo'
 	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), eval (word error rate on every rung; LIMIT=, RUNGS=),'
 	@echo '          tune-recipe (the fewest 16-bit layers; WER=points or SNR=dB),'
+	@echo '          compare A=old.json B=new.json (what changed between two evaluations),'
 	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'
 	@echo '          check (lint, types), bench (all benchmarks), wheels, clean (build results and bundles), distclean (everything fetched too)'
 	@echo
@@ -108,6 +111,10 @@ eval: bundle
 
 tune-recipe: calibrate
 	@$(TOOLCHAIN) tune-recipe $(plan) $(dataset) $(call option,--snr,$(SNR)) $(call option,--wer,$(WER)) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--recipe,$(RECIPE))
+
+compare: $(INSTALLED)
+	$(if $(and $(strip $(A)),$(strip $(B))),,$(error name two evaluations, as in make compare A=old.json B=new.json))
+	@$(TOOLCHAIN) evaluate --compare $(call quote,$(A)) $(call quote,$(B)) $(call option,--rungs,$(RUNGS))
 
 doctor: $(INSTALLED)
 	@$(TOOLCHAIN) doctor $(plan) $(call option,--dfc-python,$(DFC_PYTHON)) $(if $(filter-out 0,$(strip $(JSON))),--json)

@@ -91,7 +91,7 @@ def test_constant_arrays_have_a_page_too(tmp_path):
     write_arrays(tmp_path, 20)
     np.save(tmp_path / CALIBRATION.features, np.ones((20, 1, 5, 4), np.float32))
     page = render_report("t", measure_set(tmp_path, CALIBRATION, good_set(), SLOTS))
-    assert "nan" not in page
+    assert b"nan" not in page
 
 
 def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
@@ -99,8 +99,8 @@ def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
     done.recordings.append("<b>&")
     write_arrays(tmp_path, 20)
     statistics = measure_set(tmp_path, CALIBRATION, done, SLOTS)
-    page = render_report("set <1>", statistics)
-    assert page == render_report("set <1>", statistics)
+    page = render_report("set <1>", statistics).decode()
+    assert page.encode() == render_report("set <1>", statistics)
     assert "<b>" not in page
     assert "&lt;b&gt;&amp;" in page
     assert page.count("<svg") == 5

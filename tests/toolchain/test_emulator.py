@@ -411,7 +411,8 @@ def test_compile_writes_two_emulated_graphs_and_measures_them(job):
     assert compiled.snr_db["logits"] > 30
     assert compiled.snr_db["features"] > 8
     noise = compiled.measurements["layer_noise"]
-    assert {(each["graph"], each["bits"]) for each in noise} == {("encoder", 8), ("decoder", 16)}
+    assert noise["clips"] == 3
+    assert {(each["graph"], each["bits"]) for each in noise["layers"]} == {("encoder", 8), ("decoder", 16)}
     assert lines[0].startswith("emulator: encoder.onnx: ")
     assert "0 of them in 16 bits" in lines[0]
     first = {path.name: path.read_bytes() for path in job.output.iterdir()}

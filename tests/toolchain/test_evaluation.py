@@ -10,6 +10,7 @@ import pytest
 from whisper_runtime import manifest as manifest_format
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.measuring import Clip, Journal, measure
+from whisper_toolchain.cli import main
 from whisper_toolchain.download import sha256_file
 from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.evaluation.metrics import compare, difference, score
@@ -96,6 +97,13 @@ def test_a_bundle_without_positional_add_is_named(workspace, tiny_en_bundle, tin
     result = evaluate_rungs(workspace, tiny_en_plan, wanted, report=said.append)
     assert result["verdict"].startswith("first broken rung: float+emulated (the quantised decoder")
     assert result == json.loads((tmp_path / "result.json").read_text())
+    assert "--dataset registry-sample" in result["command"]
+    assert str(workspace.root.resolve()) not in (tmp_path / "result.json").read_text()
+    page = (tmp_path / "result.html").read_text()
+    assert "First broken rung: float+emulated" in page
+    assert "<audio" in page
+    assert main(["report", str(tmp_path / "result.json"), "--audio", str(workspace.audio / "registry-sample")]) == 0
+    assert (tmp_path / "result.html").read_text() == page
     assert "EMULATED" in "\n".join(said)
     assert "device          missing: the bundle is emulated" in "\n".join(said)
     manifest = Bundle.open(broken).manifest

@@ -95,9 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    def with_plan(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        command.add_argument("--variant", required=True, metavar="|".join(VARIANTS), help="Whisper model")
-        command.add_argument("--arch", required=True, metavar="|".join(ARCHITECTURES), help="accelerator")
+    def with_plan(command: argparse.ArgumentParser, *, required: bool = True) -> argparse.ArgumentParser:
+        command.add_argument("--variant", required=required, metavar="|".join(VARIANTS), help="Whisper model")
+        command.add_argument("--arch", required=required, metavar="|".join(ARCHITECTURES), help="accelerator")
         command.add_argument("--seconds", type=int, metavar="S", help="window length instead of the default")
         command.add_argument("--sequence", type=int, metavar="N", help="decoder slots instead of the default")
         return command
@@ -164,7 +164,17 @@ def _parser() -> argparse.ArgumentParser:
     with_folders(command, "artifacts")
     command.add_argument("--output", type=_path, default=Path("dist"), metavar="DIR", help="default: dist")
     command = with_dataset(
-        with_plan(add("evaluate", _evaluate, "Measure the word error rate from stock Whisper to the device."))
+        with_plan(
+            add("evaluate", _evaluate, "Measure the word error rate from stock Whisper to the device."), required=False
+        )
+    )
+    command.set_defaults(refuse=command.error)
+    command.add_argument(
+        "--compare",
+        nargs=2,
+        type=_path,
+        metavar=("A.json", "B.json"),
+        help="measure nothing; say what changed between two evaluations (of --rungs, or all that both have)",
     )
     command.add_argument("--limit", type=int, metavar="N", help="recordings at most, drawn with --seed (default: all)")
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
@@ -189,6 +199,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--output", type=_path, metavar="TOML", help="default: build/<bundle>/tuned-recipe.toml")
     with_folders(command, "checkpoint", "export", "calibration")
+    command = add("report", _report_page, "Make the page of an evaluation again, from its JSON.")
+    command.add_argument("evaluation", type=_path, metavar="JSON", help="such as build/<bundle>/evaluation.json")
+    command.add_argument("--output", type=_path, metavar="HTML", help="default: beside the JSON, as .html")
+    command.add_argument("--audio", type=_path, metavar="PATH", help="what was measured on, for players in the page")
     command = add("doctor", _doctor, "Say what this machine has for making bundles, what fits together, what to do.")
     command.add_argument("--arch", required=True, metavar="|".join(ARCHITECTURES), help="accelerator")
     command.add_argument("--variant", metavar="|".join(VARIANTS), help="also say what was made for this model")
@@ -302,6 +316,17 @@ def _package(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if options.compare:
+        from whisper_toolchain.evaluation.comparison import comparison
+        from whisper_toolchain.evaluation.result import read_result
+        from whisper_toolchain.evaluation.rungs import parse_rungs
+
+        names = None if options.rungs is None else parse_rungs(options.rungs)
+        first, second = map(read_result, options.compare)
+        _report(comparison(first, second, names))
+        return
+    if not (options.variant and options.arch):
+        options.refuse("--variant and --arch are required, or --compare")
     from whisper_toolchain.stages.evaluate import Wanted, evaluate_rungs
 
     wanted = Wanted(
@@ -334,6 +359,12 @@ def _tune_recipe(options: argparse.Namespace) -> None:
         options.output,
         report=_report,
     )
+
+
+def _report_page(options: argparse.Namespace) -> None:
+    from whisper_toolchain.evaluation.page_file import write_page
+
+    write_page(options.evaluation, options.output, options.audio, report=_report)
 
 
 if __name__ == "__main__":

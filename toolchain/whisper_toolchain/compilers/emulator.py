@@ -15,7 +15,7 @@ from whisper_runtime.backends.onnxruntime import DECODER, ENCODER
 from whisper_toolchain import graph_contract
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
 from whisper_toolchain.compilers import Compiled, CompileJob
-from whisper_toolchain.compilers.layer_noise import LayerNoise, layer_noise
+from whisper_toolchain.compilers.layer_noise import LayerNoise, layer_noise, noisiest
 from whisper_toolchain.compilers.prepared_graph import FILES, PreparedGraph
 from whisper_toolchain.compilers.rows import Rows
 from whisper_toolchain.ort_session import open_session
@@ -58,7 +58,7 @@ class Emulator:
             quantised = prepared.quantise(recipe)
             noise += layer_noise(prepared, quantised, recipe, holdout)
             weights.append(_write(quantised, job.output / file))
-        measurements = {"layer_noise": [each.as_dict() for each in noise]}
+        measurements = {"layer_noise": {"clips": len(holdout), "layers": [each.as_dict() for each in noisiest(noise)]}}
         return Compiled(ENCODER, DECODER, measure(job), tuple(weights), measurements)
 
 

@@ -102,6 +102,11 @@ def layer_noise(
         )
         for index, layer in enumerate(layers)
     ]
+    return noisiest(found)
+
+
+def noisiest(found: Iterable[LayerNoise]) -> list[LayerNoise]:
+    """The layers by the noise that they add, most first."""
     return sorted(found, key=lambda noise: math.inf if noise.own_snr_db is None else noise.own_snr_db)
 
 

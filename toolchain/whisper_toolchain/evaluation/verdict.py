@@ -15,16 +15,20 @@ def is_broken(rung: Mapping[str, Any]) -> bool:
     return bool(against and against["points"] >= BROKEN_POINTS and against["low"] > 0)
 
 
+def first_broken(rungs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first broken rung in the ladder's order; None if there is none."""
+    return next((rung for rung in rungs if is_broken(rung)), None)
+
+
 def verdict(rungs: Sequence[Mapping[str, Any]]) -> str:
     """One line that names the first broken rung, in the ladder's order, and what is new in it."""
-    for rung in rungs:
-        if not is_broken(rung):
-            continue
-        if rung["status"] == "failed":
-            return f"first broken rung: {rung['name']} ({rung['changed']}): it does not run: {rung['reason']}"
-        against = rung["against"]
-        return (
-            f"first broken rung: {rung['name']} ({rung['changed']}): {against['points']:+.1f} points against "
-            f"{against['name']}, 95 % interval {against['low']:+.1f} to {against['high']:+.1f}"
-        )
-    return f"no broken rung: none is {BROKEN_POINTS:g} points or more above the one before it, beyond chance"
+    rung = first_broken(rungs)
+    if rung is None:
+        return f"no broken rung: none is {BROKEN_POINTS:g} points or more above the one before it, beyond chance"
+    if rung["status"] == "failed":
+        return f"first broken rung: {rung['name']} ({rung['changed']}): it does not run: {rung['reason']}"
+    against = rung["against"]
+    return (
+        f"first broken rung: {rung['name']} ({rung['changed']}): {against['points']:+.1f} points against "
+        f"{against['name']}, 95 % interval {against['low']:+.1f} to {against['high']:+.1f}"
+    )

@@ -22,6 +22,7 @@ _CODE = (
         f"whisper_toolchain.calibration.{name}"
         for name in ("array_file", "batched_decoder", "journal", "record", "report", "selection", "statistics")
     ),
+    "whisper_toolchain.html_page",
     *(
         f"whisper_runtime.{name}"
         for name in (
@@ -104,7 +105,7 @@ def calibrate(
         )
         statistics = measure_set(folder, CALIBRATION, recorded, plan.sequence)
         title = f"Calibration set of {plan.shape_name}: {speech.name}"
-        (folder / REPORT).write_text(render_report(title, statistics), encoding="utf-8")
+        (folder / REPORT).write_bytes(render_report(title, statistics))
         for warning in statistics.warnings:
             report(f"calibrate: warning: {warning}")
         report(f"calibrate: ranges and coverage are in {workspace.calibration(plan) / REPORT}")

@@ -3,6 +3,7 @@
 import datetime
 import json
 import platform
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from whisper_toolchain.datasets import Utterance, digest, open_dataset, select
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.evaluation.metrics import ClipErrors, compare, difference, score
+from whisper_toolchain.evaluation.report import render_report
+from whisper_toolchain.evaluation.result import SCHEMA, without_folder
 from whisper_toolchain.evaluation.rungs import CHANGED, LADDER, STOCK, MissingRung, Rungs, parse_rungs
 from whisper_toolchain.evaluation.table import table
 from whisper_toolchain.evaluation.verdict import verdict
@@ -31,7 +34,6 @@ from whisper_toolchain.stages.bundle import git_revision
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
 
-SCHEMA = 1
 _VERSIONS = ("numpy", "onnxruntime", "torch", "soundfile", "soxr", "tiktoken", "jiwer")
 RUNTIME = (
     *("audio", "backends.onnxruntime", "backends.hailort", "decoding", "embedding", "host_decoder", "loops", "mel"),
@@ -51,7 +53,7 @@ class Wanted:
         language: code such as "en"; None to detect it in each recording.
         bundle: folder of a bundle; None for the newest of the plan.
         drafts: whether slots on this CPU are drafted.
-        output: the JSON file; None for `evaluation.json` below the build folder.
+        output: the JSON file; None for `evaluation.json` below the build folder. The page lies beside it, as `.html`.
     """
 
     dataset: Path | None = None
@@ -65,18 +67,22 @@ class Wanted:
 
 
 def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, report: Report) -> dict[str, Any]:
-    """Measure the rungs, print the table, write the JSON and the bundle's record, and return what was written.
+    """Measure the rungs, print the table, write JSON, page and the bundle's record, and return what is in the JSON.
 
     Every clip's result is kept as it comes (`build/evaluation/*.jsonl`): an interrupted evaluation goes on there.
 
     Raises:
         DatasetError: the speech cannot be listed.
-        EvaluationError: no recording with a transcript can be read, or no rung ran.
+        EvaluationError: no recording with a transcript can be read, no rung ran, or `output` is no name for JSON.
         StageError: an earlier stage has not run.
     """
     from whisper_toolchain.checkpoints import load
 
     names = list(LADDER) if wanted.rungs is None else parse_rungs(wanted.rungs)
+    output = wanted.output or workspace.root / "build" / plan.bundle_name / "evaluation.json"
+    beside = output.with_suffix(".html")
+    if beside == output:
+        raise EvaluationError(f"{output}: name the JSON file; the page is written beside it")
     fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
     exported = Stage.read(workspace.export(plan), f"export {plan.options}")
     clips, dataset = choose_clips(workspace, wanted.dataset, wanted.limit, wanted.seed)
@@ -113,6 +119,8 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
     dataset |= _unreadable(measured, clips)
     result: dict[str, Any] = {
         "schema": SCHEMA,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": _command(plan, wanted),
         "bundle": _describe(bundle, plan),
         "dataset": dataset,
         "language": wanted.language,
@@ -122,15 +130,19 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
         "git_revision": git_revision(workspace.root),
         "versions": installed_versions(*_VERSIONS) | {"python": platform.python_version()},
         "rungs": _score(names, measured, clips, normalise),
+        "layer_noise": bundle.manifest.data["build"]["compilation"].get("layer_noise")
+        if isinstance(bundle, Bundle)
+        else None,
     }
     result["verdict"] = verdict(result["rungs"])
     report(table(result))
-    output = wanted.output or workspace.root / "build" / plan.bundle_name / "evaluation.json"
     write_atomically(output, [json.dumps(result, indent=1, sort_keys=True).encode() + b"\n"])
     report(f"evaluate: wrote {output}")
     if isinstance(bundle, Bundle):
         add_evaluation(bundle, _record(result))
         report(f"evaluate: recorded in {bundle.folder}/manifest.json")
+    write_atomically(beside, [render_report(result, {clip.id: clip.path for clip in clips})])
+    report(f"evaluate: {beside} shows it in any browser")
     return result
 
 
@@ -160,8 +172,21 @@ def choose_clips(
         "name": speech.name,
         "digest": digest(readable),
         "seed": seed,
+        "limit": limit,
         "without_text": len(utterances) - len(with_text),
     }
+
+
+def _command(plan: ShapePlan, wanted: Wanted) -> str:
+    """What to type for the same again. Of absolute paths only the name: who reads the result need not know the rest."""
+    parts = ["whisper-toolchain", "evaluate", "--variant", plan.variant, "--arch", plan.arch]
+    parts += ["--seconds", str(plan.seconds), "--sequence", str(plan.sequence), "--seed", str(wanted.seed)]
+    parts += ["--language", wanted.language or "auto"]
+    for option, value in (("--limit", wanted.limit), ("--rungs", wanted.rungs)):
+        parts += [option, str(value)] if value is not None else []
+    for option, path in (("--dataset", wanted.dataset), ("--bundle", wanted.bundle)):
+        parts += [option, path.name if path.is_absolute() else str(path)] if path is not None else []
+    return shlex.join([*parts, *([] if wanted.drafts else ["--no-drafts"])])
 
 
 def _measure(rungs: Rungs, name: str, clips: list[Clip], journal: Journal, report: Report) -> dict[str, Any]:
@@ -205,12 +230,12 @@ def _unreadable(measured: Mapping[str, Mapping[str, Any]], clips: list[Clip]) ->
     if not runs:
         reasons = "; ".join(f"{name}: {rung['reason']}" for name, rung in measured.items())
         raise EvaluationError(f"no rung could be measured: {reasons}")
-    bad = [run[clip.id] for clip in clips for run in runs[:1] if run[clip.id].unreadable]
+    bad = [(clip, runs[0][clip.id]) for clip in clips if runs[0][clip.id].unreadable]
     good = [found for found in runs[0].values() if not found.unreadable]
     return {
         "clips": len(good),
         "seconds": sum(found.duration for found in good),
-        "unreadable": [{"id": found.id, "reason": found.error} for found in bad],
+        "unreadable": [{"id": found.id, "reason": without_folder(found.error, clip.path)} for clip, found in bad],
     }
 
 
@@ -269,7 +294,12 @@ def _score(
                     "reference": clip.text,
                     "text": found[clip.id].text,
                     "errors": errors[name][clip.id].errors,
+                    "substitutions": errors[name][clip.id].substitutions,
+                    "deletions": errors[name][clip.id].deletions,
+                    "insertions": errors[name][clip.id].insertions,
                     "words": errors[name][clip.id].words,
+                    "normalised_reference": errors[name][clip.id].reference,
+                    "normalised_text": errors[name][clip.id].text,
                 }
                 for clip in good
             ],
