@@ -83,13 +83,10 @@ def tune_recipe(
     work = workspace.root / "build" / plan.bundle_name / "tuning"
     job = CompileJob(plan, recipe, exported.folder, calibrated.folder, work, work, report)
     rows, holdout = Rows(job.calibration, CALIBRATION), Rows(job.calibration, HOLDOUT)
-    tuners = {}
-    for graph in GRAPHS:
-        base = getattr(recipe, graph)
-        tuners[graph] = GraphTuner(PreparedGraph.make(job, graph, rows), base, holdout, plan.arch)
-        report(f"tune-recipe: {graph}: measuring what each of {len(tuners[graph].candidates)} layers costs at 8 bits")
-        costly = ", ".join(tuners[graph].order()[:5])
-        report(f"tune-recipe: {graph}: the costliest are {costly}")
+    tuners = {
+        graph: GraphTuner(PreparedGraph.make(job, graph, rows), getattr(recipe, graph), holdout, plan.arch, report)
+        for graph in GRAPHS
+    }
     words: WordErrors | None = None
     wide: Wide
     if target.snr_db is not None:
@@ -97,7 +94,7 @@ def tune_recipe(
         wide = {graph: tuners[graph].smallest(target.snr_db) for graph in GRAPHS}
     else:
         words = WordErrors.open(workspace, plan, speech, exported, tuners, report)
-        ratios, wide = _search(words, tuners, target.points or 0.0, report)
+        ratios, wide = search_by_words(words, tuners, target.points or 0.0, report)
     fewer = {graph: tuners[graph].without_needless(wide[graph], ratios[graph]) for graph in GRAPHS}
     if words is None or words.points(fewer) <= (target.points or 0.0):
         wide = fewer
@@ -131,7 +128,7 @@ def _described(what: str, tuners: Mapping[str, GraphTuner], wide: Wide, words: W
     return f"{what}: {'; '.join(parts)}"
 
 
-def _search(
+def search_by_words(
     words: WordErrors, tuners: Mapping[str, GraphTuner], points: float, report: Report
 ) -> tuple[dict[str, float], Wide]:
     """The lowest ratio of each graph, in whole dB, at which the word error rate holds, and the layers for it."""

@@ -17,6 +17,7 @@ from whisper_toolchain.compilers.prepared_graph import PreparedGraph
 from whisper_toolchain.compilers.quantised_graph import quantise
 from whisper_toolchain.compilers.ranges import Feeds
 from whisper_toolchain.compilers.rows import Rows
+from whisper_toolchain.download import Report
 from whisper_toolchain.errors import RecipeError
 from whisper_toolchain.ort_session import open_session
 from whisper_toolchain.recipe import GraphRecipe, can_be_wide, matches
@@ -35,11 +36,15 @@ class GraphTuner:
         recipe: everything but the bits is taken from it.
         rows: speech to measure on, that was not used for calibration.
         arch: layers whose 16 bits its compiler cannot do stay at 8.
+        report: takes one line of progress.
     """
 
-    def __init__(self, prepared: PreparedGraph, recipe: GraphRecipe, rows: Rows, arch: str) -> None:
+    def __init__(
+        self, prepared: PreparedGraph, recipe: GraphRecipe, rows: Rows, arch: str, report: Report = lambda line: None
+    ) -> None:
         self._prepared = prepared
         self._rows = rows
+        self._report = report
         names = [layer.name for layer in prepared.layers]
         # What names layers that the emulator leaves in float (residuals, masks) is for the vendor's compiler: it stays.
         self._kept = tuple(pattern for pattern in recipe.sixteen_bit if not any(fnmatchcase(n, pattern) for n in names))
@@ -78,6 +83,9 @@ class GraphTuner:
     def order(self) -> list[str]:
         """The candidates, the one that costs most at 8 bits first."""
         if not self._order:
+            self._report(
+                f"tune-recipe: {self.name}: measuring what each of {len(self.candidates)} layers costs at 8 bits"
+            )
             narrow = self.recipe(())
             costs = {}
             for layer in self._prepared.layers:
@@ -85,6 +93,7 @@ class GraphTuner:
                     alone = quantise(self._prepared.model, [layer], self._prepared.histograms, narrow)
                     costs[layer.name] = self._measure(alone)
             self._order = sorted(self.candidates, key=lambda name: costs[name])
+            self._report(f"tune-recipe: {self.name}: the costliest are {', '.join(self._order[:5])}")
         return self._order
 
     def smallest(self, target: float) -> frozenset[str]:
@@ -113,7 +122,7 @@ class GraphTuner:
     def without_needless(self, wide: Iterable[str], target: float) -> frozenset[str]:
         """Leave out each layer, the cheapest first, without which the ratio is still `target` dB."""
         chosen = frozenset(wide)
-        for layer in reversed(self.order()):
+        for layer in reversed(self.order() if chosen else []):
             if layer in chosen and self.decibels(chosen - {layer}) >= target:
                 chosen -= {layer}
         return chosen
