@@ -19,7 +19,9 @@ from whisper_runtime.bundle import Bundle
 from whisper_runtime.closing import Closing
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError
+from whisper_runtime.evaluation.rung import MissingRung
 from whisper_runtime.host_decoder import HostDecoder
+from whisper_runtime.sensors import Sensors
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.timed_engine import Engine, TimedEngine
 from whisper_runtime.window_reader import WindowReader
@@ -35,35 +37,6 @@ from whisper_toolchain.shape_plan import ShapePlan
 STOCK = "stock"
 ENCODERS = ("float", "emulated", "device")
 DECODERS = (*ENCODERS, "host")
-
-# What each rung is compared with: the first of these that was measured.
-LADDER = {
-    "stock": (),
-    "float": ("stock",),
-    "float+host": ("float",),
-    "emulated+float": ("float", "stock"),
-    "float+emulated": ("float", "stock"),
-    "emulated": ("float", "stock"),
-    "emulated+host": ("emulated+float", "float+host", "float", "stock"),
-    "device+float": ("float", "stock"),
-    "device": ("float", "stock"),
-    "device+host": ("device+float", "float+host", "float", "stock"),
-}
-CHANGED = {
-    "float": "the window, the slots and our decoding",
-    "float+host": "the int8 decoder for the host",
-    "emulated+float": "the quantised encoder",
-    "float+emulated": "the quantised decoder or the bundle's embeddings",
-    "emulated": "the quantised encoder with the quantised decoder",
-    "emulated+host": "the decoder for the host behind the quantised encoder",
-    "device+float": "the encoder on the device",
-    "device": "the encoder with the decoder on the device",
-    "device+host": "the decoder for the host behind the device",
-}
-
-
-class MissingRung(Exception):
-    """A rung that cannot be measured here; the text says why."""
 
 
 def parse_rungs(text: str) -> list[str]:
@@ -106,6 +79,10 @@ class MixedBackend(Closing):
         """The features themselves."""
         return features
 
+    def sensors(self) -> Sensors | None:
+        """Those of the encoder's, or else the decoder's."""
+        return self._encoder.sensors() or self._decoder.sensors()
+
     def close(self) -> None:
         """Close both."""
         self._encoder.close()
@@ -120,6 +97,7 @@ class StockEngine:
     language: str | None
     stages: dict[str, float]
     calls: int = 0
+    sensors: Sensors | None = None
 
     def text(self, samples: np.ndarray) -> str:
         """Transcribe mono samples at 16 kHz."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jiwer
 import numpy as np
@@ -25,6 +25,7 @@ class ClipErrors:
         words: words of the reference.
         character_errors, characters: the same in characters, errors summed.
         said: words of the transcript.
+        reference, text: what was compared.
     """
 
     substitutions: int
@@ -34,6 +35,8 @@ class ClipErrors:
     character_errors: int
     characters: int
     said: int
+    reference: str = ""
+    text: str = ""
 
     @property
     def errors(self) -> int:
@@ -56,7 +59,7 @@ def compare(reference: str, hypothesis: str, normalise: Callable[[str], str]) ->
     reference, hypothesis = normalise(reference).strip(), normalise(hypothesis).strip()
     said = len(hypothesis.split())
     if not reference:
-        return ClipErrors(0, 0, said, 0, len(hypothesis), 0, said)
+        return ClipErrors(0, 0, said, 0, len(hypothesis), 0, said, reference, hypothesis)
     words, characters = jiwer.process_words(reference, hypothesis), jiwer.process_characters(reference, hypothesis)
     return ClipErrors(
         words.substitutions,
@@ -66,6 +69,8 @@ def compare(reference: str, hypothesis: str, normalise: Callable[[str], str]) ->
         characters.substitutions + characters.deletions + characters.insertions,
         characters.hits + characters.substitutions + characters.deletions,
         said,
+        reference,
+        hypothesis,
     )
 
 
@@ -132,7 +137,21 @@ class Difference:
     p: float
 
 
-def difference(clips: Sequence[ClipErrors], others: Sequence[ClipErrors]) -> Difference:
+class Counted(Protocol):
+    """What has a number of errors in a number of words."""
+
+    @property
+    def errors(self) -> int:
+        """Word errors."""
+        ...
+
+    @property
+    def words(self) -> int:
+        """Words of the reference."""
+        ...
+
+
+def difference(clips: Sequence[Counted], others: Sequence[Counted]) -> Difference:
     """Compare two rungs clip by clip (M. Bisani and H. Ney, "Bootstrap estimates for confidence intervals in ASR
     performance evaluation", ICASSP 2004).
 

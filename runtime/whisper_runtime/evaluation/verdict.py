@@ -1,0 +1,34 @@
+"""Which rung of the ladder is the first broken one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# A rung is broken that is this much worse than the one it is compared with, and whose interval excludes no change.
+BROKEN_POINTS = 2.0
+
+
+def is_broken(rung: Mapping[str, Any]) -> bool:
+    """Whether a measured rung lost accuracy that chance does not explain, or did not run at all."""
+    if rung["status"] == "failed":
+        return True
+    against = rung.get("against")
+    return bool(against and against["points"] >= BROKEN_POINTS and against["low"] > 0)
+
+
+def first_broken(rungs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first broken rung in the ladder's order; None if there is none."""
+    return next((rung for rung in rungs if is_broken(rung)), None)
+
+
+def verdict(rungs: Sequence[Mapping[str, Any]]) -> str:
+    """One line that names the first broken rung, in the ladder's order, and what is new in it."""
+    rung = first_broken(rungs)
+    if rung is None:
+        return f"no broken rung: none is {BROKEN_POINTS:g} points or more above the one before it, beyond chance"
+    if rung["status"] == "failed":
+        return f"first broken rung: {rung['name']} ({rung['changed']}): it does not run: {rung['reason']}"
+    against = rung["against"]
+    return (
+        f"first broken rung: {rung['name']} ({rung['changed']}): {against['points']:+.1f} points against "
+        f"{against['name']}, 95 % interval {against['low']:+.1f} to {against['high']:+.1f}"
+    )
