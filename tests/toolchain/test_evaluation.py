@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from whisper_runtime import manifest as manifest_format
 from whisper_runtime.bundle import Bundle
+from whisper_runtime.evaluation.metrics import compare, difference, score
 from whisper_runtime.measuring import Clip, Journal, measure
 from whisper_toolchain.download import sha256_file
 from whisper_toolchain.errors import EvaluationError
-from whisper_toolchain.evaluation.metrics import compare, difference, score
 from whisper_toolchain.evaluation.rungs import parse_rungs
 from whisper_toolchain.stages.evaluate import Wanted, evaluate_rungs
 

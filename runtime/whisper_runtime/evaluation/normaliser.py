@@ -1,6 +1,6 @@
 """Whisper's text normalisers, from a package without torch.
 
-`whisper-normalizer` 0.0.10 is a copy of those of openai-whisper, which itself needs torch. A test compares the two.
+`whisper-normalizer` 0.1.1 is a copy of those of openai-whisper, which itself needs torch. A test compares the two.
 Later versions have replacements of their own ("cause" becomes "because"): their error rates would be other ones.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from whisper_runtime.errors import EvaluationError
 
-VERSION = "0.0.10"
+VERSION = "0.1.1"
 
 _INSTALL = f"pip install jiwer whisper-normalizer=={VERSION} (the extra [evaluate] of hailo-whisper-runtime)"
 
