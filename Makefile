@@ -101,7 +101,7 @@ package: $(INSTALLED)
 	@$(TOOLCHAIN) package $(plan)
 
 eval: bundle
-	@$(TOOLCHAIN) evaluate $(plan) $(dataset) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--rungs,$(RUNGS))
+	@$(TOOLCHAIN) evaluate $(plan) $(dataset) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--rungs,$(RUNGS)) $(call option,--dfc-python,$(DFC_PYTHON))
 
 doctor: $(INSTALLED)
 	@$(TOOLCHAIN) doctor $(plan) $(call option,--dfc-python,$(DFC_PYTHON)) $(if $(filter-out 0,$(strip $(JSON))),--json)

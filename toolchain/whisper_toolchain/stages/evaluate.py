@@ -5,7 +5,7 @@ import json
 import platform
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from whisper_runtime.evaluation.table import table
 from whisper_toolchain import __version__, third_party
 from whisper_toolchain.datasets import open_dataset
 from whisper_toolchain.download import Report
+from whisper_toolchain.evaluation.dfc_backend import DfcNetworks
 from whisper_toolchain.evaluation.rungs import STOCK, Rungs, parse_rungs
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, installed_versions
@@ -45,6 +46,7 @@ class Wanted:
         language: code such as "en"; None to detect it in each recording.
         bundle: folder of a bundle; None for the newest of the plan.
         drafts: whether slots on this CPU are drafted.
+        dfc_python: interpreter that has Hailo's compiler; None for the current one.
         output: the JSON file; None for `evaluation.json` below the build folder.
     """
 
@@ -55,6 +57,7 @@ class Wanted:
     language: str | None = "en"
     bundle: Path | None = None
     drafts: bool = True
+    dfc_python: str | None = None
     output: Path | None = None
 
 
@@ -81,7 +84,10 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
         bundle = str(error)
     stock = workspace.root / "build" / "evaluation" / "stock"
     checkpoint = load(fetched.folder / CHECKPOINT)
-    rungs = Rungs(plan, exported.folder, checkpoint, workspace.whisper, stock, bundle, wanted.language, wanted.drafts)
+    networks = DfcNetworks.find(workspace.compiler_work(plan, "dfc").absolute(), wanted.dfc_python)
+    rungs = Rungs(
+        *(plan, exported.folder, checkpoint, workspace.whisper, stock, bundle, wanted.language, networks, wanted.drafts)
+    )
     common = {
         "checkpoint": fetched.results["tensor_digest"],
         "language": wanted.language,
@@ -105,9 +111,12 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
         if reason is not None:
             runs[name] = RungRun(MISSING, reason)
             continue
+        own |= rungs.dfc_inputs(name)
         journal = open_journal(workspace.root / "build" / "evaluation", own)
         open_engine = functools.partial(rungs.open, name)
         runs[name] = measure_rung(name, open_engine, clips, journal, drafted=rungs.drafted(name), report=report)
+        if rungs.dfc_inputs(name):  # what matters is in the compiler's processes
+            runs[name] = replace(runs[name], memory=None)
     normaliser, normalise = _normaliser(workspace, wanted.language)
     nobody = {"name": plan.bundle_name, "version": None, "digest": None, "emulated": False}
     result = summarise(
