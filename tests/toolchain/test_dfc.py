@@ -1364,7 +1364,7 @@ def test_a_network_that_hangs_is_ended(vendor, tmp_path, monkeypatch):
     monkeypatch.setattr(dfc_inference, "OPENING_SECONDS", 1.0)
     before = children(os.getpid())
     python = vendor("subprocess.Popen(['sleep', '60']); time.sleep(60)")
-    (tmp_path / "hailo_sdk_client.py").open("a").write("class InferenceContext:\n    pass\n")
+    (tmp_path / "hailo_sdk_client.py").open("a").write("\nclass InferenceContext:\n    pass\n")
     with pytest.raises(BackendError, match="no answer within 1 s"):
         serve(python, tmp_path / "x.har", tmp_path)
     assert children(os.getpid()) == before
@@ -1382,7 +1382,7 @@ def test_a_network_whose_process_is_killed_fails_at_once_and_for_good(compiled, 
 
 def test_a_refused_input_ends_the_network_with_its_reason(compiled, dfc_python, tmp_path):
     with serve(dfc_python, compiled.root / "work" / "encoder.optimised.har", tmp_path) as network:
-        with pytest.raises(BackendError, match="ValueError: input .* fits 0 of the arrays"):
+        with pytest.raises(BackendError, match=r"ValueError: input .* fits 0 of the arrays"):
             network.infer([asked()[1][None]])
         with pytest.raises(BackendError, match="has ended before"):
             network.infer([asked()[0][None]])
