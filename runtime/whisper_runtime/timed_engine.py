@@ -64,13 +64,13 @@ class TimedEngine(Closing):
         reader: Callable[[Backend, TextDecoder], WindowReader] | None = None,
     ) -> None:
         self.stages = {"encoder": 0.0, "decoder": 0.0}
-        self.sensors = backend.sensors()
         self._decoder = decoder
         self._language = language
         timed_backend, timed_decoder = _TimedBackend(backend, self.stages), _TimedDecoder(decoder, self.stages)
         self._transcriber = Transcriber.from_parts(timed_backend, timed_decoder, tokenizer, seconds)
         if reader is not None:
             self._transcriber.reader = reader(timed_backend, timed_decoder)
+        self.sensors = backend.sensors()  # last: from here on there is something to close
 
     @property
     def calls(self) -> int:
