@@ -10,6 +10,7 @@ from whisper_runtime.errors import EvaluationError
 
 # One record for each of these: what a host and what a device measured on the same speech stand beside each other.
 _SAME = ("language", "dataset", "by")
+_BEFORE = {"by": "toolchain"}  # in records of before there was another
 
 
 def record(result: Mapping[str, Any], by: str) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def add_evaluation(bundle: Bundle, record: Mapping[str, Any]) -> None:
     """
     path = bundle.folder / manifest_format.FILENAME
     data = dict(Bundle.open_unverified(bundle.folder).manifest.data)
-    kept = [each for each in data["evaluations"] if any(each.get(key) != record[key] for key in _SAME)]
+    earlier = [{**_BEFORE, **each} for each in data["evaluations"]]
+    kept = [each for each in earlier if any(each.get(key) != record[key] for key in _SAME)]
     data = {**data, "evaluations": [*kept, dict(record)]}
     sealed = manifest_format.seal(data, str(data["version"]).split("+")[0])
     try:
