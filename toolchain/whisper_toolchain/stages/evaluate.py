@@ -12,13 +12,14 @@ from typing import Any
 from whisper_runtime.atomic_file import write_atomically
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import BundleError
+from whisper_runtime.evaluation import speech
 from whisper_runtime.evaluation.code_digest import code_digest
 from whisper_runtime.evaluation.ladder import LADDER
 from whisper_runtime.evaluation.record import add_evaluation, record
 from whisper_runtime.evaluation.rung import MISSING, RungRun, measure_rung, open_journal
-from whisper_runtime.evaluation.speech import choose_clips
 from whisper_runtime.evaluation.summary import describe_bundle, summarise
 from whisper_runtime.evaluation.table import table
+from whisper_runtime.measuring import Clip
 
 from whisper_toolchain import __version__, third_party
 from whisper_toolchain.datasets import open_dataset
@@ -76,8 +77,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
     names = list(LADDER) if wanted.rungs is None else parse_rungs(wanted.rungs)
     fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
     exported = Stage.read(workspace.export(plan), f"export {plan.options}")
-    speech = workspace.dataset(None) if wanted.dataset is None else open_dataset(wanted.dataset, keep_missing=True)
-    clips, dataset = choose_clips(speech, wanted.limit, wanted.seed)
+    clips, dataset = choose_clips(workspace, wanted.dataset, wanted.limit, wanted.seed)
     try:
         bundle: Bundle | str = Bundle.open(wanted.bundle or workspace.bundle(plan))
     except BundleError as error:
@@ -117,7 +117,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
         runs[name] = measure_rung(name, open_engine, clips, journal, drafted=rungs.drafted(name), report=report)
         if rungs.dfc_inputs(name):  # what matters is in the compiler's processes
             runs[name] = replace(runs[name], memory=None)
-    normaliser, normalise = _normaliser(workspace, wanted.language)
+    normaliser, normalise = normaliser_for(workspace, wanted.language)
     nobody = {"name": plan.bundle_name, "version": None, "digest": None, "emulated": False}
     result = summarise(
         runs,
@@ -142,6 +142,14 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
     return result
 
 
+def choose_clips(
+    workspace: Workspace, dataset: Path | None, limit: int | None, seed: int
+) -> tuple[list[Clip], dict[str, Any]]:
+    """As the runtime's `choose_clips`, from a dataset, or from what was fetched. Raises DatasetError, EvaluationError."""
+    opened = workspace.dataset(None) if dataset is None else open_dataset(dataset, keep_missing=True)
+    return speech.choose_clips(opened, limit, seed)
+
+
 def _command(plan: ShapePlan, wanted: Wanted) -> str:
     """What to type for the same again. Of absolute paths only the name: who reads the result need not know the rest."""
     parts = ["whisper-toolchain", "evaluate", "--variant", plan.variant, "--arch", plan.arch]
@@ -154,7 +162,8 @@ def _command(plan: ShapePlan, wanted: Wanted) -> str:
     return shlex.join([*parts, *([] if wanted.drafts else ["--no-drafts"])])
 
 
-def _normaliser(workspace: Workspace, language: str | None) -> tuple[str, Callable[[str], str]]:
+def normaliser_for(workspace: Workspace, language: str | None) -> tuple[str, Callable[[str], str]]:
+    """Name and function of Whisper's normaliser: the English one, or the basic one for any other language."""
     normalizers = third_party.import_normalizers(workspace.whisper)
     if language == "en":
         return "Whisper's English", normalizers.EnglishTextNormalizer()
