@@ -145,7 +145,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
 def choose_clips(
     workspace: Workspace, dataset: Path | None, limit: int | None, seed: int
 ) -> tuple[list[Clip], dict[str, Any]]:
-    """As the runtime's `choose_clips`, from a dataset, or from what was fetched. Raises DatasetError, EvaluationError."""
+    """As the runtime's `choose_clips`, from a dataset or from what was fetched. Raises as that, or StageError."""
     opened = workspace.dataset(None) if dataset is None else open_dataset(dataset, keep_missing=True)
     return speech.choose_clips(opened, limit, seed)
 
