@@ -4,6 +4,7 @@ test_hailort_backend.py.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -29,6 +30,14 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.fixture(scope="module")
+def bundle(tiny_en_bundle, tmp_path_factory):
+    """A copy of the real bundle, for evaluations are recorded in it."""
+    folder = tmp_path_factory.mktemp("bundle") / "copy"
+    shutil.copytree(tiny_en_bundle.folder.resolve(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def listed(recording, tmp_path_factory):
     """Two real recordings, one that is damaged and one that is not there, as JSON lines."""
     folder = tmp_path_factory.mktemp("listed")
@@ -42,9 +51,9 @@ def listed(recording, tmp_path_factory):
     return path
 
 
-def test_an_emulated_bundle_without_torch(listed, tiny_en_bundle, tmp_path):
+def test_an_emulated_bundle_without_torch(listed, bundle, tmp_path):
     output = tmp_path / "evaluation.json"
-    arguments = ["evaluate", str(listed), "--bundle", str(tiny_en_bundle.folder), "--output", str(output)]
+    arguments = ["evaluate", str(listed), "--bundle", str(bundle), "--output", str(output)]
     process = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *arguments],
         capture_output=True,
@@ -63,16 +72,16 @@ def test_an_emulated_bundle_without_torch(listed, tiny_en_bundle, tmp_path):
         assert rung["device"] is None
         assert rung["score"]["wer"] < 25
         assert rung["peak_memory_mb"] is None or rung["peak_memory_mb"] < 1000
-    record = Bundle.open(tiny_en_bundle.folder).manifest.data["evaluations"][-1]
+    record = Bundle.open(bundle).manifest.data["evaluations"][-1]
     assert record["emulated"]
     assert (record["by"], sorted(record["wer"])) == ("runtime", ["emulated", "emulated+host"])
     assert list((tmp_path / "cache" / "hailo-whisper" / "evaluation").glob("*.jsonl"))
 
 
-def test_the_toolchain_writes_the_same_document(listed, workspace, tiny_en_bundle, tiny_en_plan, tmp_path, capsys):
-    wanted = Wanted(listed, rungs="emulated", bundle=tiny_en_bundle.folder, output=tmp_path / "host.json")
+def test_the_toolchain_writes_the_same_document(listed, workspace, bundle, tiny_en_plan, tmp_path, capsys):
+    wanted = Wanted(listed, rungs="emulated", bundle=bundle, output=tmp_path / "host.json")
     host = evaluate_rungs(workspace, tiny_en_plan, wanted, report=lambda _: None)
-    arguments = [str(listed), "--bundle", str(tiny_en_bundle.folder), "--output", str(tmp_path / "device.json")]
+    arguments = [str(listed), "--bundle", str(bundle), "--output", str(tmp_path / "device.json")]
     assert cli.main(["evaluate", *arguments, "--decoder", "device", "--json"]) == 0
     device = json.loads(capsys.readouterr().out)
     assert device == json.loads((tmp_path / "device.json").read_text())
@@ -91,20 +100,20 @@ def test_the_toolchain_writes_the_same_document(listed, workspace, tiny_en_bundl
         (["--output", "/"], "is a folder"),
     ],
 )
-def test_bad_options_are_one_line(listed, tiny_en_bundle, capsys, options, words):
-    assert cli.main(["evaluate", str(listed), "--bundle", str(tiny_en_bundle.folder), *options]) == 1
+def test_bad_options_are_one_line(listed, bundle, capsys, options, words):
+    assert cli.main(["evaluate", str(listed), "--bundle", str(bundle), *options]) == 1
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
 
 
-def test_bad_speech_is_one_line(tiny_en_bundle, tmp_path, capsys, recording):
-    bundle = ["--bundle", str(tiny_en_bundle.folder), "--output", str(tmp_path / "result.json")]
-    assert cli.main(["evaluate", str(tmp_path / "nowhere"), *bundle]) == 1
+def test_bad_speech_is_one_line(bundle, tmp_path, capsys, recording):
+    options = ["--bundle", str(bundle), "--output", str(tmp_path / "result.json")]
+    assert cli.main(["evaluate", str(tmp_path / "nowhere"), *options]) == 1
     assert "there is no dataset" in capsys.readouterr().err
     (tmp_path / "a.wav").symlink_to(recording(CLIPS[0]).path)
-    assert cli.main(["evaluate", str(tmp_path), *bundle]) == 1
+    assert cli.main(["evaluate", str(tmp_path), *options]) == 1
     assert "no recording has a transcript" in capsys.readouterr().err
     (tmp_path / "a.txt").write_text("uh")
-    assert cli.main(["evaluate", str(tmp_path), *bundle, "--decoder", "host"]) == 1
+    assert cli.main(["evaluate", str(tmp_path), *options, "--decoder", "host"]) == 1
     assert "no reference has a word" in capsys.readouterr().err

@@ -46,6 +46,7 @@ def test_rungs_that_do_not_exist_are_refused(text):
 
 class Echo:
     calls = 0
+    sensors = None
 
     def __init__(self):
         self.stages = {}
