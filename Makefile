@@ -107,7 +107,7 @@ package: $(INSTALLED)
 	@$(TOOLCHAIN) package $(plan)
 
 eval: bundle
-	@$(TOOLCHAIN) evaluate $(plan) $(dataset) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--rungs,$(RUNGS))
+	@$(TOOLCHAIN) evaluate $(plan) $(dataset) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--rungs,$(RUNGS)) $(call option,--dfc-python,$(DFC_PYTHON))
 
 tune-recipe: calibrate
 	@$(TOOLCHAIN) tune-recipe $(plan) $(dataset) $(call option,--snr,$(SNR)) $(call option,--wer,$(WER)) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--recipe,$(RECIPE))

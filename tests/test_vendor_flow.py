@@ -193,3 +193,28 @@ def test_a_hef_for_another_architecture_does_not_get_into_a_bundle(made):
     check_hef(folder / "encoder.hef", plan)
     with pytest.raises(WhisperError, match=f"compiled for {plan.arch}, the bundle is for hailo8l"):
         check_hef(folder / "encoder.hef", other)
+
+
+def test_the_compilers_own_networks_are_rungs(made, dfc_python, recording, tmp_path, capsys):
+    """The ladder from float to what the compiler quantised, run by the compiler in its own interpreter."""
+    plan, root, _, _, (environment, _) = made
+    speech = tmp_path / "speech.jsonl"
+    clips = [recording(name) for name in CLIPS[:2]]
+    entries = [{"id": clip.id, "audio": str(clip.path), "text": clip.text} for clip in clips]
+    speech.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    rungs = ["float", "dfc-native", "dfc-optimised", "float+dfc-quantised", "dfc-quantised"]
+    output = tmp_path / "evaluation.json"
+    options = ["--variant", plan.variant, "--arch", plan.arch, "--root", str(root), "--dataset", str(speech)]
+    options += ["--rungs", ",".join(rungs), "--output", str(output), "--dfc-python", dfc_python]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_HAILO", environment["FAKE_HAILO"])
+        assert toolchain_cli.main(["evaluate", *options]) == 0
+    result = json.loads(output.read_text())
+    assert [(rung["name"], rung["status"]) for rung in result["rungs"]] == [(name, "measured") for name in rungs]
+    texts = {rung["name"]: [clip["text"] for clip in rung["clips"]] for rung in result["rungs"]}
+    assert texts["float"] == texts["dfc-native"] == texts["dfc-optimised"]
+    assert "best part" in " ".join(texts["float"])
+    assert jiwer.wer(texts["float"], texts["dfc-quantised"]) < 0.3
+    against = {rung["name"]: rung["against"] and rung["against"]["name"] for rung in result["rungs"]}
+    assert against["dfc-quantised"] == "dfc-optimised"
+    assert against["dfc-optimised"] == "dfc-native"

@@ -1,4 +1,4 @@
-"""Command line of the runtime: `whisper-runtime transcribe`, `stream`, `info` and `doctor`."""
+"""Command line of the runtime: `whisper-runtime transcribe`, `stream`, `evaluate`, `info` and `doctor`."""
 
 import argparse
 import contextlib
@@ -134,6 +134,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     stream.add_argument("--json", action="store_true", help="print JSON lines, with partial text, latency and calls")
     stream.set_defaults(run=_stream)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure the word error rate on recordings with transcripts",
+        description="Transcribes recordings whose words are known, with the bundle's decoder and with the one for this "
+        "CPU, and says how many words are wrong, how fast it is, and what power the device takes where it can tell. "
+        "Interrupted, it goes on where it was. Needs jiwer and whisper-normalizer (the extra [evaluate]).",
+        epilog="Example: whisper-runtime evaluate LibriSpeech/test-clean --bundle bundle --limit 100",
+    )
+    evaluate.add_argument(
+        "speech",
+        type=Path,
+        metavar="SPEECH",
+        help="a LibriSpeech subset, a folder of recordings with .txt beside them, or a .jsonl file with audio and text",
+    )
+    evaluate.add_argument("--bundle", required=True, type=Path, metavar="DIR", help="folder of the bundle")
+    evaluate.add_argument(
+        "--decoder", default="both", metavar="device|host|both", help="where text is decoded (default: both)"
+    )
+    evaluate.add_argument(
+        "--limit", type=_positive, metavar="N", help="recordings at most, drawn with --seed (default: all)"
+    )
+    evaluate.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
+    evaluate.add_argument("--language", default="en", metavar="CODE", help="what is spoken, or auto (default: en)")
+    evaluate.add_argument(
+        "--output", type=Path, default=Path("evaluation.json"), metavar="JSON", help="default: evaluation.json"
+    )
+    evaluate.add_argument("--json", action="store_true", help="print the JSON as well, instead of a table")
+    evaluate.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
+    evaluate.add_argument(
+        "--share-device", action="store_true", help="let other programs use the Hailo device at the same time"
+    )
+    evaluate.add_argument("--debug", action="store_true", help="show where an error came from")
+    evaluate.set_defaults(run=_evaluate)
 
     info = commands.add_parser(
         "info",
@@ -284,6 +318,29 @@ def _stream(options: argparse.Namespace) -> int:
             hop=options.hop,
         )
         stream_command.stream(stream_command.open_sound(options.source), streamed, show)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from whisper_runtime import evaluate_command, watchdog
+
+    _accept_any_text()
+    wanted = evaluate_command.Wanted(
+        options.speech,
+        options.bundle,
+        options.decoder,
+        options.limit,
+        options.seed,
+        None if options.language == "auto" else options.language,
+        options.output,
+        options.share_device,
+        options.threads,
+    )
+    with _log_to_stderr(Progress(sys.stderr), False), watchdog.watching():
+        result = evaluate_command.evaluate(wanted, lambda line: print(printable(line), file=sys.stderr, flush=True))
+    if result["bundle"]["emulated"]:
+        print(EMULATED_NOTICE, file=sys.stderr)
+    print(evaluate_command.show(result, options.json))
     return 0
 
 

@@ -21,6 +21,14 @@ class BundleError(WhisperError):
     """A bundle is incomplete, changed since it was written, or of a schema that this version cannot read."""
 
 
+class DatasetError(WhisperError):
+    """Speech to measure on is missing or unusable."""
+
+
+class EvaluationError(WhisperError):
+    """An evaluation that cannot be made, or whose results cannot be kept or read."""
+
+
 class BackendError(WhisperError):
     """The accelerator or its emulation cannot be used, or was handed something of the wrong shape or type."""
 

@@ -79,9 +79,9 @@ def seal(data: Mapping[str, Any], semver: str) -> dict[str, Any]:
         data: every field but `version`, `content_digest` and `manifest_digest`.
         semver: version of the toolchain, the part of the bundle's version before the `+`.
     """
-    content = _digest({key: value for key, value in data.items() if key not in _OUTSIDE_CONTENT})
+    content = canonical_digest({key: value for key, value in data.items() if key not in _OUTSIDE_CONTENT})
     sealed = {**data, "content_digest": content, "version": f"{semver}+{content[:12]}"}
-    sealed["manifest_digest"] = _digest({k: v for k, v in sealed.items() if k != "manifest_digest"})
+    sealed["manifest_digest"] = canonical_digest({k: v for k, v in sealed.items() if k != "manifest_digest"})
     return sealed
 
 
@@ -155,6 +155,7 @@ def _typed(data: dict[str, Any]) -> Manifest:
     )
 
 
-def _digest(value: Any) -> str:
+def canonical_digest(value: Any) -> str:
+    """Return the sha256, in hex, of a value's JSON with sorted keys and no spaces: equal values have equal digests."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -15,6 +15,7 @@ from typing import Any
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.errors import AudioError, WhisperError
 from whisper_runtime.json_lines import append_line, read_lines
+from whisper_runtime.sensors import NOTHING_READ
 from whisper_runtime.timed_engine import Engine
 from whisper_runtime.verified_files import sha256_file
 
@@ -42,6 +43,8 @@ class Measured:
             what had to be waited for is part of "decoder" there.
         calls: runs of the decoder's graph.
         error: one line if there is no transcript, otherwise "". `unreadable` if that is the recording's own fault.
+        watts, celsius: the device's readings while it was transcribed; none for a short recording, or where the engine
+            has no sensors.
     """
 
     id: str
@@ -53,6 +56,8 @@ class Measured:
     calls: int = 0
     error: str = ""
     unreadable: bool = False
+    watts: tuple[float, ...] = ()
+    celsius: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -61,6 +66,7 @@ class Measured:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Measured":
         """Of what `as_dict` made. Raises TypeError or KeyError if it is something else."""
+        data = {"watts": (), "celsius": (), **data}  # journals of before have neither
         values = {each.name: data[each.name] for each in fields(cls)}
         if not all(isinstance(values[name], str) for name in ("id", "audio", "text", "error")):
             raise TypeError("a text is no text")
@@ -71,6 +77,7 @@ class Measured:
                 "stages": {str(name): float(value) for name, value in dict(values["stages"]).items()},
                 "calls": int(values["calls"]),
                 "unreadable": bool(values["unreadable"]),
+                **{name: tuple(map(float, values[name])) for name in ("watts", "celsius")},
             }
         )
 
@@ -148,6 +155,11 @@ def measure(engine: Callable[[], Engine], clips: Iterable[Clip], journal: Journa
             continue
         seconds = reading + time.perf_counter() - began
         spent = {name: opened.stages[name] - before for name, before in stages.items()}
-        measured = Measured(clip.id, audio, duration, text.strip(), seconds, spent, opened.calls - calls)
+        readings = opened.sensors.since(began) if opened.sensors is not None else NOTHING_READ
+        measured = Measured(
+            *(clip.id, audio, duration, text.strip(), seconds, spent, opened.calls - calls),
+            watts=readings.watts,
+            celsius=readings.celsius,
+        )
         journal.add(measured)
         yield measured

@@ -9,6 +9,7 @@ import numpy as np
 
 from whisper_runtime.backends import Backend, Features
 from whisper_runtime.closing import Closing
+from whisper_runtime.sensors import Sensors
 from whisper_runtime.text_decoder import TextDecoder
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
@@ -21,9 +22,11 @@ class Engine(Protocol):
     Attributes:
         stages: seconds spent so far, by stage.
         calls: runs of the decoder's graph so far.
+        sensors: of the device that it runs on; None on this CPU.
     """
 
     stages: dict[str, float]
+    sensors: Sensors | None
 
     @property
     def calls(self) -> int:
@@ -67,6 +70,7 @@ class TimedEngine(Closing):
         self._transcriber = Transcriber.from_parts(timed_backend, timed_decoder, tokenizer, seconds)
         if reader is not None:
             self._transcriber.reader = reader(timed_backend, timed_decoder)
+        self.sensors = backend.sensors()  # last: from here on there is something to close
 
     @property
     def calls(self) -> int:
@@ -79,6 +83,8 @@ class TimedEngine(Closing):
 
     def close(self) -> None:
         """Give the device back."""
+        if self.sensors is not None:
+            self.sensors.close()
         self._transcriber.close()
 
 
@@ -99,6 +105,9 @@ class _TimedBackend(Closing):
 
     def read_features(self, features: Features) -> np.ndarray:
         return self._backend.read_features(features)
+
+    def sensors(self) -> Sensors | None:
+        return self._backend.sensors()
 
     def close(self) -> None:
         self._backend.close()

@@ -89,16 +89,22 @@ def sha256_file(path: Path) -> str:
 
 
 def default_path() -> Path | None:
-    """`hailo-whisper/verified.json` in the user's cache folder; None where there is none."""
+    """`verified.json` in our cache folder; None where there is none."""
     if os.name != "posix":  # elsewhere neither owners nor inodes mean the same
         return None
+    folder = cache_folder()
+    return None if folder is None else folder / "verified.json"
+
+
+def cache_folder() -> Path | None:
+    """`hailo-whisper` in the user's cache folder; None where there is none. Not made."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         # The XDG specification asks for relative paths to be ignored.
         cache = given if given.is_absolute() else Path.home() / ".cache"
     except RuntimeError:
         return None
-    return cache / "hailo-whisper" / "verified.json"
+    return cache / "hailo-whisper"
 
 
 def _hash(file: BinaryIO) -> str:

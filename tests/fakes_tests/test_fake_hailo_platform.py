@@ -359,6 +359,28 @@ def test_a_device_tells_what_it_is(load):
         hailo.Device("0000:09:00.0")
 
 
+def test_power_is_measured_where_the_board_can(load):
+    hailo = load(device={"watts": 2.5})
+    with hailo.VDevice() as vdevice, vdevice.get_physical_devices()[0] as device:
+        kinds = (hailo.DvmTypes.AUTO, hailo.PowerMeasurementTypes.POWER)
+        assert device.control.power_measurement(*kinds) == 2.5
+        with pytest.raises(TypeError):
+            device.control.power_measurement(*map(int, kinds))
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "kind", "text"),
+    [
+        ("4.20.0", "HAILO8L", "HailoRTUnsupportedOpcodeException", "unsupported opcode"),
+        ("5.2.0", "HAILO10H", "HailoRTException", ": 13 "),
+    ],
+)
+def test_a_board_without_a_power_sensor(load, version, architecture, kind, text):
+    hailo = load(hailort=version, device={"architecture": architecture})
+    with hailo.Device() as device, pytest.raises(getattr(hailo.py, kind), match=text):
+        device.control.power_measurement(hailo.DvmTypes.AUTO, hailo.PowerMeasurementTypes.POWER)
+
+
 def test_the_control_of_a_device_that_nobody_holds_is_dead(load):
     hailo = load()
     with pytest.raises(hailo.py.HailoRTInvalidOperationException):

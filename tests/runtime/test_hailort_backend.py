@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
-from whisper_runtime import cli, watchdog, window_reader
+from whisper_runtime import cli, sensors, watchdog, window_reader
 from whisper_runtime.backends import hailort, open_backend
+from whisper_runtime.backends.device_reader import DeviceReader
 from whisper_runtime.backends.hailort import HailoRTBackend
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.embedding import TokenEmbedding
@@ -1225,3 +1227,154 @@ def test_ctrl_c_gives_the_device_back(fake, whole_bundle, tmp_path, monkeypatch,
     assert len(calls) == 3
     with open_backend(Bundle.open(whole_bundle)):
         pass
+
+
+# Evaluation on the device
+
+
+@pytest.fixture
+def evaluate(fake, whole_bundle, tmp_path, monkeypatch, capsys):
+    """Evaluates the toy on two recordings and a file that is none: status, result (None without one), stderr."""
+    monkeypatch.setattr(sensors, "SECONDS", 0.005)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    for name in ("a", "b"):
+        soundfile.write(speech / f"{name}.wav", noise(2), 16000 if name == "a" else 8000)
+    (speech / "c.wav").write_bytes(b"no sound")
+    for name in "abc":
+        (speech / f"{name}.txt").write_text("alpha beta gamma")
+    output = tmp_path / "evaluation.json"
+
+    def call(*options):
+        output.unlink(missing_ok=True)
+        arguments = ["evaluate", str(speech), "--bundle", str(whole_bundle), "--output", str(output), *options]
+        status = cli.main(arguments)
+        result = json.loads(output.read_text()) if output.exists() else None
+        return status, result, capsys.readouterr().err
+
+    fake(latency=0.01, device={"watts": 2.5, "celsius": 61.0})
+    return call
+
+
+def test_a_device_is_evaluated_with_both_decoders(evaluate, whole_bundle):
+    digest = Bundle.open(whole_bundle).manifest.content_digest
+    status, result, _ = evaluate()
+    assert status == 0
+    assert [(rung["name"], rung["status"]) for rung in result["rungs"]] == [
+        ("device", "measured"),
+        ("device+host", "measured"),
+    ]
+    assert result["rungs"][1]["against"]["name"] == "device"
+    assert not result["bundle"]["emulated"]
+    (bad,) = result["dataset"]["unreadable"]
+    assert bad["id"] == "c.wav"
+    assert "/" not in bad["reason"]
+    for rung in result["rungs"]:
+        assert rung["calls"] > 0
+        assert rung["stages"]["decoder"] > 0
+        assert rung["score"]["words"] == 6
+        assert rung["device"] == {"power_w": {"mean": 2.5, "max": 2.5}, "temperature_c": {"max": 61.0}, "reason": None}
+    manifest = Bundle.open(whole_bundle).manifest
+    assert manifest.content_digest == digest
+    (record,) = manifest.data["evaluations"]
+    assert sorted(record["wer"]) == ["device", "device+host"]
+
+
+def test_one_record_for_each_speech_and_command(evaluate, whole_bundle):
+    evaluate("--decoder", "host")
+    evaluate("--decoder", "device")
+    (record,) = Bundle.open(whole_bundle).manifest.data["evaluations"]
+    assert sorted(record["wer"]) == ["device"]
+
+
+@pytest.mark.parametrize(
+    ("device", "faults", "power", "temperature", "words"),
+    [
+        ({}, {}, False, True, "power: .*status 48"),
+        ({"watts": 3}, {"Control.get_chip_temperature": {"status": 18}}, True, False, "temperature: .*status 18"),
+        ({"watts": 3}, {"Device.create": {"status": 36}}, False, False, "sensors: .*status 36"),
+    ],
+)
+def test_a_sensor_that_is_not_there_is_null_with_the_reason(fake, evaluate, device, faults, power, temperature, words):
+    fake(device=device, faults=faults)
+    status, result, _ = evaluate("--decoder", "host")
+    assert status == 0
+    found = result["rungs"][0]["device"]
+    assert (found["power_w"] is not None, found["temperature_c"] is not None) == (power, temperature)
+    assert re.search(words, found["reason"])
+
+
+def test_hailo10h_has_no_power_sensor_of_its_own(fake):
+    fake(hailort="5.2.0", device={"architecture": "HAILO10H"})
+    import hailo_platform
+
+    with hailo_platform.VDevice() as vdevice:
+        reader = DeviceReader(hailo_platform, vdevice.get_physical_devices()[0])
+        assert reader.celsius() == 45.5
+        with pytest.raises(hailo_platform.HailoRTException, match="13"):
+            reader.watts()
+        reader.close()
+
+
+def test_sensors_that_hang_do_not_hang_the_end(monkeypatch, caplog):
+    class Hanging:
+        def watts(self):
+            time.sleep(0.4)
+
+        celsius = close = watts
+
+    monkeypatch.setattr(sensors, "_PATIENCE", 0.05)
+    read = sensors.Sensors(Hanging)
+    began = time.perf_counter()
+    with caplog.at_level(logging.WARNING):
+        read.close()
+    assert time.perf_counter() - began < 0.3
+    assert "hangs" in caplog.text
+
+
+def test_an_interrupted_evaluation_goes_on(fake, evaluate, monkeypatch):
+    decode = HailoRTBackend.decode
+    uninterrupted = evaluate("--decoder", "device", "--language", "auto")[1]
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == uninterrupted["rungs"][0]["calls"]:
+            signal.raise_signal(signal.SIGINT)
+        return decode(*arguments)
+
+    monkeypatch.setattr(HailoRTBackend, "decode", interrupted)
+    status, result, err = evaluate("--decoder", "device")
+    assert (status, result) == (130, None)
+    assert "interrupted" in err
+    monkeypatch.setattr(HailoRTBackend, "decode", decode)
+    status, result, err = evaluate("--decoder", "device")
+    assert status == 0
+    assert "1 known from before" in err
+    texts = ([clip["text"] for clip in each["rungs"][0]["clips"]] for each in (result, uninterrupted))
+    assert next(texts) == next(texts)
+    fake(faults={"VDevice.create": {"status": 74}})
+    status, again, _ = evaluate("--decoder", "device")
+    assert status == 0, "what is known needs no device"
+    assert again["rungs"][0]["device"] == result["rungs"][0]["device"]
+
+
+def test_a_device_that_is_not_there_is_one_line(fake, evaluate):
+    fake(device={"count": 0})
+    status, result, err = evaluate("--decoder", "device")
+    assert (status, result) == (1, None)
+    assert "no Hailo device" in err
+
+
+def test_a_bundle_that_cannot_be_written_to_is_a_warning(evaluate, whole_bundle, monkeypatch):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("whisper_runtime.evaluation.record.write_atomically", refuse)
+    status, result, err = evaluate("--decoder", "host")
+    assert status == 0
+    assert result is not None
+    assert "warning" in err
+    assert "Read-only file system" in err
+    assert Bundle.open(whole_bundle).manifest.data["evaluations"] == []

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from whisper_toolchain.evaluation.metrics import compare, difference, score
-from whisper_toolchain.evaluation.result import SCHEMA
-from whisper_toolchain.evaluation.verdict import verdict
+from whisper_runtime.evaluation.metrics import compare, difference, score
+from whisper_runtime.evaluation.summary import SCHEMA
+from whisper_runtime.evaluation.verdict import verdict
 
 
 def clip(name: str, reference: str, text: str, duration: float = 4.0, audio: str = "") -> dict[str, Any]:

@@ -19,9 +19,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from whisper_runtime.errors import BackendError
 from whisper_runtime.hef import Hef, HefStream, read_hef
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
-from whisper_toolchain.compilers import CompileJob, dfc, dfc_checks, dfc_process, dfc_worker
+from whisper_toolchain.compilers import CompileJob, dfc, dfc_checks, dfc_inference, dfc_process, dfc_worker
 from whisper_toolchain.compilers.choose import choose_compiler
 from whisper_toolchain.compilers.dfc import DataflowCompiler, hef_problem, net_name
 from whisper_toolchain.compilers.dfc_checks import (
@@ -34,12 +35,15 @@ from whisper_toolchain.compilers.dfc_checks import (
     probe,
     work_problems,
 )
+from whisper_toolchain.compilers.dfc_inference import ServedNetwork
 from whisper_toolchain.compilers.dfc_log import LineSplitter, is_telling, parse_snr, telling_lines, what_to_try
 from whisper_toolchain.compilers.dfc_process import WorkerFailure, run_worker
 from whisper_toolchain.errors import CompileError, RecipeError
+from whisper_toolchain.evaluation.dfc_backend import DfcBackend, DfcNetworks, order_of
+from whisper_toolchain.float_model import open_float_backend
 from whisper_toolchain.recipe import load_recipe
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
-from whisper_toolchain.signal_to_noise import SignalToNoise
+from whisper_toolchain.signal_to_noise import SignalToNoise, signal_to_noise
 
 DIMS = Dimensions(80, 50, 32, 2, 2, 103, 16, 32, 2, 2)
 PLAN = ShapePlan("toy.en", "hailo8", 1, 12, DIMS)
@@ -1291,3 +1295,107 @@ def test_half_a_har_is_never_used(root, dfc_python, fake):
     _, lines = compile_toy(dfc_python, root)
     assert ran(lines) == STEPS
     assert not partial.exists()
+
+
+# The networks as rungs of an evaluation
+
+
+def asked():
+    """Inputs of both graphs: mel, features and token embeddings."""
+    random = np.random.default_rng(5)
+    shapes = ((1, 100, 80), (1, 50, 32), (12, 1, 32))
+    return [random.normal(0, 1, shape).astype(np.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    ("form", "least", "most"), [("dfc-native", 80, 200), ("dfc-optimised", 80, 200), ("dfc-quantised", 10, 60)]
+)
+def test_networks_give_what_the_float_graphs_give(compiled, dfc_python, form, least, most):
+    networks = DfcNetworks.find(compiled.root / "work", dfc_python)
+    mel, features, embeddings = asked()
+    export = compiled.root / "export"
+    with (
+        DfcBackend(networks, form, ("encoder", "decoder"), PLAN, export) as backend,
+        open_float_backend(export) as reference,
+    ):
+        assert least < signal_to_noise(reference.encode(mel), backend.encode(mel)) < most
+        rows = [0, 11, 3]
+        for _ in range(2):
+            found = backend.decode(features, embeddings, rows)
+            assert found.shape == (3, DIMS.n_vocab)
+            assert least < signal_to_noise(reference.decode(features, embeddings, rows), found) < most
+
+
+def test_one_graph_alone_needs_one_process(compiled, dfc_python):
+    networks = DfcNetworks.find(compiled.root / "work", dfc_python)
+    before = children(os.getpid())
+    with DfcBackend(networks, "dfc-quantised", ("encoder",), PLAN, compiled.root / "export") as backend:
+        (process,) = set(children(os.getpid())) - set(before)
+        backend.encode(asked()[0])
+    assert not Path(f"/proc/{process}").exists()
+
+
+def test_networks_that_are_not_there_say_why(compiled, dfc_python, tmp_path):
+    assert "compile with Hailo's compiler first" in DfcNetworks.find(tmp_path, dfc_python)
+    assert "has no hailo_sdk_client" in DfcNetworks.find(compiled.root / "work", sys.executable)
+    assert "cannot be found" in DfcNetworks.find(compiled.root / "work", str(tmp_path / "python"))
+    shutil.copy(compiled.root / "work" / "encoder.translated.har", tmp_path)
+    networks = DfcNetworks.find(tmp_path, dfc_python)
+    assert networks.missing("encoder", "dfc-native") is None
+    assert "encoder.optimised.har is missing" in networks.missing("encoder", "dfc-quantised")
+    assert "decoder.translated.har is missing" in networks.missing("decoder", "dfc-native")
+
+
+def serve(python, har, tmp_path):
+    return ServedNetwork(python, har, "SDK_QUANTIZED", tmp_path / "served.log")
+
+
+def test_a_network_that_cannot_be_loaded_says_why(compiled, dfc_python, tmp_path):
+    with pytest.raises(BackendError, match=r"InvalidStateException: .*infer_context.*; log: .*served\.log"):
+        serve(dfc_python, compiled.root / "work" / "encoder.translated.har", tmp_path)
+    (tmp_path / "half.har").write_bytes(b"half")
+    with pytest.raises(BackendError, match="HailoArchiveException"):
+        serve(dfc_python, tmp_path / "half.har", tmp_path)
+    with pytest.raises(BackendError, match="No such file"):
+        serve(str(tmp_path / "python"), tmp_path / "half.har", tmp_path)
+
+
+def test_a_network_that_hangs_is_ended(vendor, tmp_path, monkeypatch):
+    monkeypatch.setattr(dfc_inference, "OPENING_SECONDS", 1.0)
+    before = children(os.getpid())
+    python = vendor("subprocess.Popen(['sleep', '60']); time.sleep(60)")
+    (tmp_path / "hailo_sdk_client.py").open("a").write("\nclass InferenceContext:\n    pass\n")
+    with pytest.raises(BackendError, match="no answer within 1 s"):
+        serve(python, tmp_path / "x.har", tmp_path)
+    assert children(os.getpid()) == before
+
+
+def test_a_network_whose_process_is_killed_fails_at_once_and_for_good(compiled, dfc_python, tmp_path):
+    before = children(os.getpid())
+    with serve(dfc_python, compiled.root / "work" / "encoder.optimised.har", tmp_path) as network:
+        (process,) = set(children(os.getpid())) - set(before)
+        os.kill(int(process), signal.SIGKILL)
+        for words in ("killed by signal 9", "has ended before"):
+            with pytest.raises(BackendError, match=words):
+                network.infer([asked()[0][None]])
+
+
+def test_a_refused_input_ends_the_network_with_its_reason(compiled, dfc_python, tmp_path):
+    with serve(dfc_python, compiled.root / "work" / "encoder.optimised.har", tmp_path) as network:
+        with pytest.raises(BackendError, match=r"ValueError: input .* fits 0 of the arrays"):
+            network.infer([asked()[1][None]])
+        with pytest.raises(BackendError, match="has ended before"):
+            network.infer([asked()[0][None]])
+
+
+def test_outputs_are_told_apart_by_what_they_hold():
+    random = np.random.default_rng(0)
+    parts = [random.normal(size=(12, size)) for size in (25, 25, 25, 28)]
+    noisy = [part + 0.3 * random.normal(size=part.shape) + 5 for part in parts]
+    assert order_of([noisy[2], noisy[3], noisy[0], noisy[1]], parts) == [2, 3, 0, 1]
+    with pytest.raises(BackendError, match="no output of the decoder is like part 1"):
+        order_of([noisy[0], noisy[0], noisy[2], noisy[3]], parts)
+    with pytest.raises(BackendError, match="none of its shape"):
+        order_of(noisy[:3], parts)
+    with pytest.raises(BackendError, match="cannot be told apart"):
+        order_of([*noisy, noisy[0]], parts)

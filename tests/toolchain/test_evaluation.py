@@ -13,11 +13,11 @@ from onnx import numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
 from whisper_runtime import manifest as manifest_format
 from whisper_runtime.bundle import Bundle
+from whisper_runtime.evaluation.metrics import compare, difference, score
 from whisper_runtime.measuring import Clip, Journal, measure
 from whisper_toolchain.cli import main
 from whisper_toolchain.download import sha256_file
 from whisper_toolchain.errors import EvaluationError
-from whisper_toolchain.evaluation.metrics import compare, difference, score
 from whisper_toolchain.evaluation.rungs import parse_rungs
 from whisper_toolchain.stages.evaluate import Wanted, evaluate_rungs
 
@@ -51,6 +51,7 @@ def test_rungs_that_do_not_exist_are_refused(text):
 
 class Echo:
     calls = 0
+    sensors = None
 
     def __init__(self):
         self.stages = {}

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from whisper_runtime.evaluation.metrics import compare, difference
 from whisper_toolchain.cli import main
 from whisper_toolchain.evaluation.comparison import comparison
-from whisper_toolchain.evaluation.metrics import compare, difference
 
 from tests.toolchain.evaluation_results import SAID, clip, result, rung, toy_result
 

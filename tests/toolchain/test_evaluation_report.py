@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from whisper_runtime.audio import load_audio
 from whisper_runtime.errors import AudioError
+from whisper_runtime.evaluation.speech import without_folder
 from whisper_toolchain.cli import main
 from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.evaluation.alignment import align
@@ -20,7 +21,7 @@ from whisper_toolchain.evaluation.clip_choice import choose_clips
 from whisper_toolchain.evaluation.comparison import comparison
 from whisper_toolchain.evaluation.embedded_audio import LONGEST, embed
 from whisper_toolchain.evaluation.report import render_report
-from whisper_toolchain.evaluation.result import read_result, without_folder
+from whisper_toolchain.evaluation.result import read_result
 
 from tests.browser import Browser, find_browser
 from tests.toolchain.evaluation_results import SAID, clip, missing, result, rung, toy_result

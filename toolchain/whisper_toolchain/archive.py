@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from whisper_toolchain.download import CHUNK_BYTES, one_line, sync_folder, writing
+from whisper_runtime.atomic_file import sync_folder
+
+from whisper_toolchain.download import CHUNK_BYTES, one_line, writing
 from whisper_toolchain.errors import DownloadError
 
 Entry = tuple[str, int, Callable[[], IO[bytes]] | None]  # name, bytes, how to open it if it is a regular file

@@ -11,9 +11,7 @@ from whisper_runtime.errors import BundleError, HefError
 from whisper_runtime.hef import check_outputs, read_hef
 from whisper_runtime.tokenizer import Tokenizer
 
-from whisper_toolchain.atomic_file import write_atomically
 from whisper_toolchain.download import sha256_file
-from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import remove_tree, sync_tree
 
@@ -179,26 +177,6 @@ def publish(folder: Path, manifest: Mapping[str, Any], artifacts: Path) -> Path:
         folder.replace(target)
     point_latest(target)
     return target
-
-
-def add_evaluation(bundle: Bundle, record: Mapping[str, Any]) -> None:
-    """Put an evaluation into a bundle's manifest, in place of an earlier one on the same speech.
-
-    Its content digest and version stay: they do not cover evaluations.
-
-    Raises:
-        EvaluationError: the manifest cannot be replaced.
-    """
-    path = bundle.folder / manifest_format.FILENAME
-    data = dict(Bundle.open_unverified(bundle.folder).manifest.data)
-    same = ("language", "dataset")
-    kept = [each for each in data["evaluations"] if any(each.get(key) != record[key] for key in same)]
-    data = {**data, "evaluations": [*kept, dict(record)]}
-    sealed = manifest_format.seal(data, str(data["version"]).split("+")[0])
-    try:
-        write_atomically(path, [manifest_format.serialise(sealed)])
-    except OSError as error:
-        raise EvaluationError(f"{path}: the evaluation cannot be recorded: {error.strerror or error}") from error
 
 
 def point_latest(target: Path) -> None:

@@ -184,6 +184,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--language", default="en", metavar="CODE", help="what is spoken, or auto (default: en)")
     command.add_argument("--bundle", type=_path, metavar="DIR", help="a bundle (default: the newest)")
     command.add_argument("--output", type=_path, metavar="JSON", help="default: build/<bundle>/evaluation.json")
+    command.add_argument(
+        "--dfc-python",
+        metavar="PYTHON",
+        help="interpreter that has Hailo's compiler, for rungs dfc-* (default: this)",
+    )
     command.add_argument("--no-drafts", action="store_true", help="decode token by token: slower, the runtime's times")
     with_folders(command, "checkpoint", "export", "artifacts")
     command = with_dataset(
@@ -337,6 +342,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         None if options.language == "auto" else options.language,
         options.bundle,
         not options.no_drafts,
+        _dfc_python(options),
         options.output,
     )
     evaluate_rungs(_workspace(options), _plan(options), wanted, report=_report)

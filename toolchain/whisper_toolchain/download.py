@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
 from tqdm import tqdm
+from whisper_runtime.atomic_file import sync_folder
 
 from whisper_toolchain.errors import DownloadError
 
@@ -279,15 +280,6 @@ def read_page(url: str, headers: Mapping[str, str], open_url: OpenUrl, limit: in
 
 def _status(response: Response) -> str:
     return f"{response.status} {http.client.responses.get(response.status or 0, 'unknown status')}"
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _receive(open_url: OpenUrl, url: str, file: BinaryIO, part: Path, sha256: str, report: Report) -> bool:

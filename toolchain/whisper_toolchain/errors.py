@@ -1,6 +1,19 @@
 """Errors of the toolchain: one line that says what is wrong, where, and what to do."""
 
-from whisper_runtime.errors import WhisperError
+from whisper_runtime.errors import DatasetError, EvaluationError, WhisperError
+
+__all__ = [
+    "CheckpointError",
+    "CompileError",
+    "DatasetError",
+    "DownloadError",
+    "EvaluationError",
+    "ExportError",
+    "RecipeError",
+    "ShapePlanError",
+    "StageError",
+    "ToolchainError",
+]
 
 
 class ToolchainError(WhisperError):
@@ -13,10 +26,6 @@ class DownloadError(ToolchainError):
 
 class CheckpointError(ToolchainError):
     """A checkpoint cannot be read, is unsafe to read, or does not have the variant's tensors."""
-
-
-class DatasetError(ToolchainError):
-    """Speech for calibration or evaluation is missing or unusable."""
 
 
 class ShapePlanError(ToolchainError):
@@ -37,7 +46,3 @@ class CompileError(ToolchainError):
 
 class StageError(ToolchainError):
     """A stage lacks the output of the stage before it, or cannot write its own."""
-
-
-class EvaluationError(ToolchainError):
-    """An evaluation that cannot be made, or whose results cannot be read."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import BackendError
+from whisper_runtime.sensors import Sensors
 
 BACKENDS = ("hailort", "onnxruntime")
 
@@ -43,6 +44,10 @@ class Backend(Protocol):
 
     def read_features(self, features: Features) -> np.ndarray:
         """Features as numbers, (1, 50*s, d), for a decoder that is not the backend's."""
+        ...
+
+    def sensors(self) -> Sensors | None:
+        """Start to read power and temperature of what it runs on; None for a CPU. To be closed before the backend."""
         ...
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from whisper_runtime import watchdog
+from whisper_runtime.backends.device_reader import DeviceReader
 from whisper_runtime.backends.hailort_errors import HailoErrors, import_hailort
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.closing import Closing
@@ -27,6 +28,7 @@ from whisper_runtime.errors import BackendError, HefError, one_line
 from whisper_runtime.hailort_status import driver_of
 from whisper_runtime.hef import Hef, check_outputs, read_hef
 from whisper_runtime.manifest import Manifest
+from whisper_runtime.sensors import Sensors
 
 ENCODER = "encoder.hef"
 DECODER = "decoder.hef"
@@ -171,6 +173,16 @@ class HailoRTBackend(Closing):
         values = np.empty(self._encoded.shape, np.float32)
         _dequantise(self._encoded, buffers.encoded, values, "encoder", "value")
         return values
+
+    def sensors(self) -> Sensors:
+        """Start to read the device's power and temperature. To be closed before the backend.
+
+        What cannot be read is in its `reason`. Raises BackendError if the backend is closed.
+        """
+        self._check_usable()
+        assert self._device is not None  # noqa: S101 - as checked
+        with self._watched("opening the device's sensors", OPENING_LIMIT):
+            return Sensors(self._device.open_control)
 
     def close(self) -> None:
         """Give the device back. Does not raise.
@@ -496,6 +508,13 @@ class _Device:
                 step()
             except Exception as error:  # the other steps are still to be done, and nobody waits for this thread
                 _log.warning("HailoRT failed to release the device: %s", one_line(error))
+
+    def open_control(self) -> DeviceReader:
+        """Open the device once more, for its controls. Raises what HailoRT raises."""
+        (device, *others) = self._vdevice.get_physical_devices()
+        for other in others:
+            other.release()
+        return DeviceReader(self._hailo, device)
 
     def _architecture(self) -> str | None:
         try:

@@ -78,6 +78,9 @@ class OnnxRuntimeBackend(Closing):
         """The features themselves, (1, 50*s, d) float32: they are numbers already."""
         return features
 
+    def sensors(self) -> None:
+        """None: it runs on this CPU."""
+
     def close(self) -> None:
         """Release the sessions."""
         self._encoder = self._decoder = None

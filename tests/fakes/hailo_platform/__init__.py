@@ -15,7 +15,8 @@ Configuration: the JSON file named by the environment variable FAKE_HAILO, read 
 | `device` | `architecture` (HAILO8, HAILO8L, HAILO10H; default HAILO8), `count` (default 1), |
 | | `id` (of the first one, default 0000:01:00.0), |
 | | `driver` (version, default that of the package; null: no driver), `firmware` (version), |
-| | `queue_size` (jobs in flight for each frame of the batch, default 4) |
+| | `queue_size` (jobs in flight for each frame of the batch, default 4), |
+| | `watts` (what its power sensor shows; absent: the board has none), `celsius` (of its warmer sensor, default 45.5) |
 | `service` | true: the vendor's multi-process service runs |
 | `latency` | seconds that the device takes for a frame, besides the graph itself; default 0 |
 | `output` | "garbage": random values; "nan": NaN in float outputs, zeros in integer ones |
@@ -44,6 +45,7 @@ from hailo_platform.pyhailort.pyhailort import (
     HEF,
     AsyncInferJob,
     Device,
+    DvmTypes,
     FormatOrder,
     FormatType,
     HailoCommunicationClosedException,
@@ -51,6 +53,7 @@ from hailo_platform.pyhailort.pyhailort import (
     HailoRTStreamAbortedByUser,
     HailoSchedulingAlgorithm,
     HailoStreamDirection,
+    PowerMeasurementTypes,
     VDevice,
 )
 
@@ -59,6 +62,7 @@ __all__ = [
     "HEF",
     "AsyncInferJob",
     "Device",
+    "DvmTypes",
     "FormatOrder",
     "FormatType",
     "HailoCommunicationClosedException",
@@ -66,5 +70,6 @@ __all__ = [
     "HailoRTStreamAbortedByUser",
     "HailoSchedulingAlgorithm",
     "HailoStreamDirection",
+    "PowerMeasurementTypes",
     "VDevice",
 ]

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from whisper_toolchain import atomic_file
+from whisper_runtime import atomic_file
+
 from whisper_toolchain.errors import CheckpointError
 
 

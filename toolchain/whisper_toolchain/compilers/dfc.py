@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from whisper_runtime.atomic_file import sync_folder
 from whisper_runtime.errors import HefError
 from whisper_runtime.hef import Hef, check_outputs, read_hef
 from whisper_runtime.versions import dfc_for_arch, parse_version
@@ -56,7 +57,7 @@ from whisper_toolchain.compilers.dfc_log import (
 from whisper_toolchain.compilers.dfc_process import Finished, WorkerFailure, run_worker
 from whisper_toolchain.compilers.model_script import ModelScript, render_model_script
 from whisper_toolchain.compilers.vendor_layers import VendorLayer, map_layers
-from whisper_toolchain.download import sha256_file, sync_folder
+from whisper_toolchain.download import sha256_file
 from whisper_toolchain.errors import CompileError
 from whisper_toolchain.recipe import GRAPHS
 from whisper_toolchain.shape_plan import ShapePlan

@@ -90,11 +90,11 @@ def run_worker(
         status = process.wait()
     finally:
         os.close(reader)
-        _stop(process)
+        stop_worker(process)
     if last.get("event") == "failure":
         raise WorkerFailure(str(last["kind"]), " ".join(str(last["text"]).split()))
     if last.get("event") != "done":
-        raise WorkerFailure("Killed", _how_it_ended(status))
+        raise WorkerFailure("Killed", how_it_ended(status))
     return Finished(last["result"], time.monotonic() - started, int(last["peak_memory_bytes"]))
 
 
@@ -143,9 +143,9 @@ def _listen(
     return last
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End the worker's process group, politely first."""
-    assert process.stdout is not None and process.stdin is not None  # noqa: S101, PT018 - for the type checker
+def stop_worker(process: "subprocess.Popen[bytes]") -> None:
+    """End the worker's process group, politely first, and close its pipes."""
+    assert process.stdin is not None  # noqa: S101 - for the type checker
     try:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
@@ -157,10 +157,12 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         process.stdin.close()  # the worker's watcher kills what is left of the group
-        process.stdout.close()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
-def _how_it_ended(status: int) -> str:
+def how_it_ended(status: int) -> str:
+    """In words, the end of a worker that left none."""
     if status == -signal.SIGKILL:
         return "the process was killed by signal 9; if it was not you, the system ran out of memory"
     if status < 0:

@@ -89,7 +89,35 @@ def compile_hef(job: Job, say: Say) -> dict[str, Any]:
     return {}
 
 
-ACTIONS = {"translate": translate, "optimise": optimise, "measure": measure, "compile": compile_hef}
+def serve(job: Job, say: Say) -> dict[str, Any]:
+    """Run the network `har` on what is asked for, in the inference context that `context` names, until nobody asks.
+
+    A question is a JSON line on the descriptor `requests`: {"inputs": [.npy files, (rows, ...)], "output": "name"}. The
+    answer is one on the descriptor `answers`: {"outputs": [.npy files]}, named after `output`, in the vendor's order.
+    """
+    import numpy as np
+    from hailo_sdk_client import ClientRunner, InferenceContext
+
+    runner = ClientRunner(har=job["har"])
+    with (
+        open(job["requests"], encoding="utf-8") as requests,  # noqa: PTH123 - a descriptor, as the next one
+        open(job["answers"], "w", encoding="ascii") as answers,  # noqa: PTH123
+        runner.infer_context(InferenceContext[job["context"]]) as opened,
+    ):
+        say("ready")
+        for line in requests:
+            request = json.loads(line)
+            found = runner.infer(opened, match_arrays(runner, request["inputs"], None))
+            paths = []
+            for number, array in enumerate(found if isinstance(found, (list, tuple)) else [found]):
+                paths.append(f"{request['output']}.{number}.npy")
+                np.save(paths[-1], np.asarray(array, np.float32), allow_pickle=False)
+            answers.write(json.dumps({"outputs": paths}) + "\n")
+            answers.flush()
+    return {}
+
+
+ACTIONS = {"translate": translate, "optimise": optimise, "measure": measure, "compile": compile_hef, "serve": serve}
 
 
 def describe_layers(runner: Any) -> list[dict[str, Any]]:
@@ -180,17 +208,18 @@ def peak_memory() -> int:
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
 
 
-def die_with_driver(messages: int) -> None:
+def die_with_driver(descriptors: list[int]) -> None:
     """Start a process that kills this one's group, which the driver made, when the driver's end of stdin closes.
 
     So no orphan computes for hours. It is a process and not a thread, because native code of the vendor may hold
-    Python's lock for long. Afterwards nothing here reads from the driver: standard input is empty.
+    Python's lock for long. Afterwards nothing here reads from the driver's end: standard input is empty. The other
+    process lets go of `descriptors`, so that those who listen there see when this one ends.
     """
     if os.fork() == 0:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
-            for descriptor in (1, 2, messages):
+            for descriptor in (1, 2, *descriptors):
                 os.close(descriptor)
             os.read(0, 1)
         finally:
@@ -217,8 +246,10 @@ def main(arguments: list[str]) -> int:
     with open(arguments[0], encoding="utf-8") as file:  # noqa: PTH123
         job = json.load(file)
     descriptor = job["messages"]
-    os.set_inheritable(descriptor, False)
-    die_with_driver(descriptor)
+    descriptors = [job[name] for name in ("messages", "requests", "answers") if name in job]
+    for each in descriptors:
+        os.set_inheritable(each, False)
+    die_with_driver(descriptors)
 
     with open(descriptor, "w", encoding="ascii") as pipe:  # noqa: PTH123 - a descriptor
 

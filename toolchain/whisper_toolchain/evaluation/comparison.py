@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from whisper_runtime.evaluation.metrics import difference
+
 from whisper_toolchain.evaluation.clip_choice import key
-from whisper_toolchain.evaluation.metrics import difference
 from whisper_toolchain.evaluation.result import measured_rungs
 
 _MOST_CLIPS = 5

@@ -10,9 +10,9 @@ from typing import Any
 import soundfile
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.errors import AudioError
+from whisper_runtime.evaluation.speech import without_folder
 
 from whisper_toolchain.download import sha256_file
-from whisper_toolchain.evaluation.result import without_folder
 
 LONGEST = 120.0  # seconds of one recording
 MOST_BYTES = 4_000_000  # of all data URIs in a page

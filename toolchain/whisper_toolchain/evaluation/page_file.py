@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from whisper_toolchain.atomic_file import write_atomically
+from whisper_runtime.atomic_file import write_atomically
+
 from whisper_toolchain.datasets import open_dataset
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import EvaluationError

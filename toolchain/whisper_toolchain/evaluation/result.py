@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from whisper_toolchain.errors import EvaluationError
+from whisper_runtime.evaluation.summary import SCHEMA
 
-SCHEMA = 1
-"""Of the JSON. It changes when a reader of the old one would be wrong, not when a key is added."""
+from whisper_toolchain.errors import EvaluationError
 
 
 class _Optional:
@@ -117,11 +116,6 @@ def read_result(path: Path) -> dict[str, Any]:
 def measured_rungs(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rungs that have figures, in the ladder's order."""
     return [rung for rung in result["rungs"] if rung["status"] == "measured"]
-
-
-def without_folder(message: str, path: Path) -> str:
-    """An error's message that names a file by its name alone: results are shown to others, folders are private."""
-    return message.replace(repr(str(path)), repr(path.name))
 
 
 def _check(value: Any, shape: Any, where: str) -> None:

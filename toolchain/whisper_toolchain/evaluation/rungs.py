@@ -3,6 +3,8 @@
     stock               openai-whisper in torch: 30 s of context, temperature 0
     float               the exported graphs in the accelerator's shapes
     emulated            an emulated bundle's graphs, on this CPU
+    dfc-native, dfc-optimised, dfc-quantised
+                        as Hailo's compiler holds them, by its own emulation on this CPU: see `dfc_backend`
     device              a compiled bundle's graphs, on the Hailo device
     host                as a decoder: the int8 decoder for the host's CPU
 
@@ -19,7 +21,9 @@ from whisper_runtime.bundle import Bundle
 from whisper_runtime.closing import Closing
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError
+from whisper_runtime.evaluation.rung import MissingRung
 from whisper_runtime.host_decoder import HostDecoder
+from whisper_runtime.sensors import Sensors
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.timed_engine import Engine, TimedEngine
 from whisper_runtime.window_reader import WindowReader
@@ -27,43 +31,15 @@ from whisper_runtime.window_reader import WindowReader
 from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import Checkpoint
 from whisper_toolchain.errors import EvaluationError
+from whisper_toolchain.evaluation.dfc_backend import FORMS, DfcBackend, DfcNetworks
 from whisper_toolchain.evaluation.drafted_reader import DraftedReader
 from whisper_toolchain.float_model import host_arrays, load_tokenizer, open_float_backend
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import ShapePlan
 
 STOCK = "stock"
-ENCODERS = ("float", "emulated", "device")
+ENCODERS = ("float", "emulated", *FORMS, "device")
 DECODERS = (*ENCODERS, "host")
-
-# What each rung is compared with: the first of these that was measured.
-LADDER = {
-    "stock": (),
-    "float": ("stock",),
-    "float+host": ("float",),
-    "emulated+float": ("float", "stock"),
-    "float+emulated": ("float", "stock"),
-    "emulated": ("float", "stock"),
-    "emulated+host": ("emulated+float", "float+host", "float", "stock"),
-    "device+float": ("float", "stock"),
-    "device": ("float", "stock"),
-    "device+host": ("device+float", "float+host", "float", "stock"),
-}
-CHANGED = {
-    "float": "the window, the slots and our decoding",
-    "float+host": "the int8 decoder for the host",
-    "emulated+float": "the quantised encoder",
-    "float+emulated": "the quantised decoder or the bundle's embeddings",
-    "emulated": "the quantised encoder with the quantised decoder",
-    "emulated+host": "the decoder for the host behind the quantised encoder",
-    "device+float": "the encoder on the device",
-    "device": "the encoder with the decoder on the device",
-    "device+host": "the decoder for the host behind the device",
-}
-
-
-class MissingRung(Exception):
-    """A rung that cannot be measured here; the text says why."""
 
 
 def parse_rungs(text: str) -> list[str]:
@@ -106,6 +82,10 @@ class MixedBackend(Closing):
         """The features themselves."""
         return features
 
+    def sensors(self) -> Sensors | None:
+        """Those of the encoder's, or else the decoder's."""
+        return self._encoder.sensors() or self._decoder.sensors()
+
     def close(self) -> None:
         """Close both."""
         self._encoder.close()
@@ -120,6 +100,7 @@ class StockEngine:
     language: str | None
     stages: dict[str, float]
     calls: int = 0
+    sensors: Sensors | None = None
 
     def text(self, samples: np.ndarray) -> str:
         """Transcribe mono samples at 16 kHz."""
@@ -142,6 +123,7 @@ class Rungs:
         stock: folder of the unpatched openai-whisper.
         bundle: the verified bundle, or the reason that there is none.
         language: code such as "en"; None to detect it.
+        networks: those of Hailo's compiler, or the reason that there are none.
         drafts: let the decoder for the host guess what slots on this CPU check; no text changes, only the time.
     """
 
@@ -152,11 +134,16 @@ class Rungs:
     stock: Path
     bundle: Bundle | str
     language: str | None
+    networks: DfcNetworks | str
     drafts: bool = True
 
     def missing(self, rung: str) -> str | None:
         """Why a rung cannot be measured here; None if it can be tried."""
         forms = set(rung.split("+"))
+        for graph, form in self._dfc_forms(rung).items():
+            reason = self.networks if isinstance(self.networks, str) else self.networks.missing(graph, form)
+            if reason is not None:
+                return reason
         if isinstance(self.bundle, str):
             return self.bundle if forms & {"emulated", "device"} else None
         emulated = self.bundle.manifest.emulated
@@ -165,6 +152,20 @@ class Rungs:
         if "emulated" in forms and not emulated:
             return "the bundle is compiled: its graphs run on a device only"
         return None
+
+    def _dfc_forms(self, rung: str) -> dict[str, str]:
+        """Form of each graph of a rung that Hailo's compiler runs."""
+        encoder, _, decoder = rung.partition("+")
+        both = {"encoder": encoder, "decoder": decoder or encoder}
+        return {graph: form for graph, form in both.items() if form in FORMS}
+
+    def dfc_inputs(self, rung: str) -> dict[str, str]:
+        """What a rung's results depend on besides the export: compiler and networks; nothing for other rungs."""
+        networks = self.networks
+        if isinstance(networks, str):
+            return {}
+        digests = {graph: networks.digest(graph, form) for graph, form in self._dfc_forms(rung).items()}
+        return {**digests, "dfc": networks.version} if digests else {}
 
     def drafted(self, rung: str) -> bool:
         """Whether the rung's slots are drafted by the decoder for the host."""
@@ -181,9 +182,14 @@ class Rungs:
         encoder, _, decoder = rung.partition("+")
         decoder = decoder or encoder
         tokenizer = load_tokenizer(self.whisper, self.plan.dims)
-        backend: Backend = self._backend(encoder)
+        both = decoder == encoder
+        backend: Backend = self._backend(encoder, ("encoder", "decoder") if both else ("encoder",))
         if decoder not in (encoder, "host"):
-            backend = MixedBackend(backend, self._backend(decoder))
+            try:
+                backend = MixedBackend(backend, self._backend(decoder, ("decoder",)))
+            except BaseException:
+                backend.close()
+                raise
         if decoder == "host":
             host = self._host(backend, of_bundle=encoder != "float")
             return TimedEngine(backend, host, tokenizer, self.plan.seconds, self.language)
@@ -202,9 +208,13 @@ class Rungs:
             return HostDecoder(backend, self.bundle.embedding(), self.bundle.folder)
         return HostDecoder(backend, self._embedding("float"), self.export)
 
-    def _backend(self, form: str) -> Backend:
+    def _backend(self, form: str, graphs: Sequence[str]) -> Backend:
+        """A backend that has at least the graphs asked for."""
         if form == "float":
             return open_float_backend(self.export)
+        if form in FORMS:
+            assert isinstance(self.networks, DfcNetworks)  # noqa: S101 - `missing` has looked
+            return DfcBackend(self.networks, form, graphs, self.plan, self.export)
         assert isinstance(self.bundle, Bundle)  # noqa: S101 - `missing` has looked
         if form == "emulated":
             self._check_vocabulary()

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_toolchain.atomic_file import write_atomically
+from whisper_runtime.atomic_file import write_atomically
+
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
 from whisper_toolchain.compilers import CompileJob
 from whisper_toolchain.compilers.prepared_graph import PreparedGraph

@@ -10,6 +10,8 @@ import onnx
 from whisper_runtime.backends import Backend
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.embedding import TokenEmbedding
+from whisper_runtime.evaluation.code_digest import code_digest
+from whisper_runtime.evaluation.metrics import compare
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.measuring import Clip, Journal, measure
 from whisper_runtime.slot_decoder import SlotDecoder
@@ -21,12 +23,11 @@ from whisper_toolchain.compilers.prepared_graph import FILES
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import RecipeError
 from whisper_toolchain.evaluation.drafted_reader import DraftedReader
-from whisper_toolchain.evaluation.metrics import compare
 from whisper_toolchain.float_model import host_arrays, load_tokenizer
 from whisper_toolchain.recipe import GRAPHS
 from whisper_toolchain.shape_plan import ShapePlan
-from whisper_toolchain.stage import Stage, code_digest
-from whisper_toolchain.stages.evaluate import RUNTIME, choose_clips, normaliser_for
+from whisper_toolchain.stage import Stage
+from whisper_toolchain.stages.evaluate import choose_clips, normaliser_for
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.tuning.graph_tuner import GraphTuner
 from whisper_toolchain.workspace import Workspace
@@ -96,7 +97,7 @@ class WordErrors:
             return TimedEngine(backend, slots, tokenizer, plan.seconds, speech.language, reader)  # type: ignore[arg-type]
 
         _, normalise = normaliser_for(workspace, speech.language)
-        code = code_digest(*(f"whisper_runtime.{name}" for name in RUNTIME))
+        code = code_digest()
         inputs = repr((plan.shape_name, speech.language, code))
         described = f"{len(clips)} recordings of {dataset['name']}"
         folder = workspace.root / "build" / plan.bundle_name / "tuning"

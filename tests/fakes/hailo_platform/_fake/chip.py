@@ -211,9 +211,17 @@ class Worker:
             core.execute(frame)
 
 
-def chip_temperature() -> float:
+def chip_temperatures() -> tuple[float, float]:
     """Degrees Celsius of both sensors."""
-    return 45.5
+    warmer = float(config.device().get("celsius", 45.5))
+    return warmer - 1.25, warmer
+
+
+def power() -> float:
+    """Watts of the board's sensor. Without one, a firmware refuses, and Hailo-10H's Linux has no such file."""
+    watts = config.device().get("watts")
+    check(watts is not None, "OPEN_FILE_FAILURE" if is_soc() else "UNSUPPORTED_OPCODE")
+    return float(watts)
 
 
 def refuse(reason: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 KEYS = {"hailort", "native_version", "device", "service", "latency", "output", "faults"}
-DEVICE_KEYS = {"architecture", "count", "id", "driver", "firmware", "queue_size"}
+DEVICE_KEYS = {"architecture", "count", "id", "driver", "firmware", "queue_size", "watts", "celsius"}
 FAULT_KEYS = {"status", "raise", "stall", "sleep", "at"}
 OUTPUTS = (None, "garbage", "nan")
 ARCHITECTURES = ("HAILO8", "HAILO8L", "HAILO10H")
@@ -20,6 +20,7 @@ POINTS = {
     "Device.create",
     "Control.identify",
     "Control.get_chip_temperature",
+    "Control.power_measurement",
     "VDevice.create",
     "VDevice.release",
     "VDevice.get_physical_devices_ids",

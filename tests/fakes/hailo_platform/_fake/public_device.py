@@ -1,7 +1,7 @@
 """The public classes Device and Control, and what they return.
 
 Sources: bindings/platform/hailo_platform/pyhailort/pyhailort.py, bindings/src/device_api.cpp,
-libhailort/src/device_common/device.cpp.
+libhailort/src/device_common/device.cpp, control.cpp, control_soc.cpp.
 """
 
 import gc
@@ -13,7 +13,7 @@ from hailo_platform._fake import chip as chips
 from hailo_platform._fake import config, faults
 from hailo_platform._fake.exceptions import ExceptionWrapper, HailoRTException, HailoRTInvalidOperationException
 from hailo_platform.pyhailort import _pyhailort
-from hailo_platform.pyhailort._pyhailort import TemperatureInfo
+from hailo_platform.pyhailort._pyhailort import DvmTypes, PowerMeasurementTypes, TemperatureInfo
 
 
 class DeviceArchitectureTypes(IntEnum):
@@ -102,7 +102,16 @@ class NativeDevice:
     def get_chip_temperature(self) -> TemperatureInfo:
         """The firmware's answer."""
         faults.reach("Control.get_chip_temperature")
-        return TemperatureInfo(chips.chip_temperature(), chips.chip_temperature(), 1)
+        return TemperatureInfo(*chips.chip_temperatures(), 1)
+
+    def power_measurement(self, dvm: DvmTypes, measurement_type: PowerMeasurementTypes) -> float:
+        """The firmware's answer to a single measurement. Only power of the default place, which all boards know."""
+        _pyhailort.require(isinstance(dvm, DvmTypes), "power_measurement", dvm)
+        _pyhailort.require(isinstance(measurement_type, PowerMeasurementTypes), "power_measurement", measurement_type)
+        faults.reach("Control.power_measurement")
+        if (dvm, measurement_type) != (DvmTypes.AUTO, PowerMeasurementTypes.POWER):
+            raise AssertionError("the fake measures power with DvmTypes.AUTO only")
+        return chips.power()
 
 
 class Control:
@@ -122,6 +131,15 @@ class Control:
         """Architecture, firmware and names of the board."""
         with ExceptionWrapper():
             return self._device.identify()
+
+    def power_measurement(
+        self,
+        dvm: DvmTypes = DvmTypes.AUTO,
+        measurement_type: PowerMeasurementTypes = PowerMeasurementTypes.AUTO,
+    ) -> float:
+        """A single measurement; power in watts."""
+        with ExceptionWrapper():
+            return self._device.power_measurement(dvm, measurement_type)
 
     def get_chip_temperature(self) -> TemperatureInfo:
         """Temperatures in degrees Celsius."""

@@ -75,6 +75,24 @@ class StreamDirection(NativeEnum):
     D2H = 1
 
 
+class DvmTypes(NativeEnum):
+    """Where on a board power is measured. Most places exist on evaluation boards of Hailo-8 only."""
+
+    VDD_CORE = 0
+    OVERCURRENT_PROTECTION = 9
+    AUTO = 0x7FFFFFFF
+
+
+class PowerMeasurementTypes(NativeEnum):
+    """What is measured there: millivolts, watts, milliamperes."""
+
+    SHUNT_VOLTAGE = 0
+    BUS_VOLTAGE = 1
+    POWER = 2
+    CURRENT = 3
+    AUTO = 0x7FFFFFFF
+
+
 @dataclass
 class HailoFormat:
     """Type, order and flags of a stream's values. A copy: writing to it changes nothing."""

@@ -26,7 +26,9 @@ from hailo_platform._fake.public_device import HailoFirmwareVersion as HailoFirm
 from hailo_platform._fake.public_hef import HEF
 from hailo_platform._fake.statuses import check, failure
 from hailo_platform.pyhailort import _pyhailort
+from hailo_platform.pyhailort._pyhailort import DvmTypes as DvmTypes
 from hailo_platform.pyhailort._pyhailort import FormatOrder, FormatType, HailoFormat, QuantInfo
+from hailo_platform.pyhailort._pyhailort import PowerMeasurementTypes as PowerMeasurementTypes
 
 
 class HailoSchedulingAlgorithm:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisper_toolchain.download import sha256_file
-from whisper_toolchain.errors import DatasetError
+from whisper_runtime.errors import DatasetError
+from whisper_runtime.verified_files import sha256_file
 
 
 @dataclass(frozen=True)

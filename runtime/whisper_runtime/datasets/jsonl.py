@@ -4,8 +4,8 @@ import json
 from pathlib import Path, PurePath
 from typing import Any
 
-from whisper_toolchain.datasets.base import Dataset, Utterance
-from whisper_toolchain.errors import DatasetError
+from whisper_runtime.datasets.base import Dataset, Utterance
+from whisper_runtime.errors import DatasetError
 
 AUDIO_KEYS = ("audio", "audio_filepath", "audio_path", "path")  # the second is NeMo's
 

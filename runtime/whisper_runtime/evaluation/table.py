@@ -32,6 +32,8 @@ def table(result: Mapping[str, Any]) -> str:
             f"{found['deletions']:>5}{found['insertions']:>5}{found['hallucinations']:>5}{found['empty']:>6}"
             f"{rung['calls']:>7}{factor:>7}{memory:>6}  {change}"
         )
+        if rung["device"]:
+            lines.append(f"{'':<16}{_sensors(rung['device'])}")
         if rung["failed"]:
             lines.append(f"{'':<16}{len(rung['failed'])} clips failed on this rung and are not in its figures")
     if any(rung["status"] == "measured" and rung["drafted"] for rung in result["rungs"]):
@@ -44,3 +46,15 @@ def table(result: Mapping[str, Any]) -> str:
     if dataset["without_text"]:
         lines.append(f"left out: {dataset['without_text']} recordings without a transcript")
     return "\n".join([*lines, result["verdict"]])
+
+
+def _sensors(device: Mapping[str, Any]) -> str:
+    """What the device took and how warm it got, in one line."""
+    parts = []
+    if device["power_w"]:
+        parts.append(f"{device['power_w']['mean']:.2f} W on average, {device['power_w']['max']:.2f} W at most")
+    if device["temperature_c"]:
+        parts.append(f"{device['temperature_c']['max']:.1f} degrees Celsius at most")
+    if device["reason"]:
+        parts.append(f"not read: {device['reason']}")
+    return "; ".join(parts)

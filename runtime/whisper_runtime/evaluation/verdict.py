@@ -23,6 +23,8 @@ def first_broken(rungs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
 def verdict(rungs: Sequence[Mapping[str, Any]]) -> str:
     """One line that names the first broken rung, in the ladder's order, and what is new in it."""
     rung = first_broken(rungs)
+    if rung is None and not any(rung.get("against") for rung in rungs):
+        return "no rung was measured that another one here can be compared with"
     if rung is None:
         return f"no broken rung: none is {BROKEN_POINTS:g} points or more above the one before it, beyond chance"
     if rung["status"] == "failed":

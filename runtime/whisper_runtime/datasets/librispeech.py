@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from whisper_toolchain.datasets.base import Dataset, Utterance
-from whisper_toolchain.errors import DatasetError
+from whisper_runtime.datasets.base import Dataset, Utterance
+from whisper_runtime.errors import DatasetError
 
 
 class LibriSpeech(Dataset):

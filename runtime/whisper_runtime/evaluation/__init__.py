@@ -1,0 +1,1 @@
+"""Evaluation: word error rates of one or more ways of transcribing, on the same recordings. Needs no torch."""
