@@ -93,7 +93,7 @@ class GreedyDecoder:
                 rows.insert(0, sot)
             logits = self._decoder.logits(prompt, [*text, *checked], rows)
             if at_first:
-                no_speech = _probability(logits[0], self._tokenizer.no_speech)
+                no_speech = probability(logits[0], self._tokenizer.no_speech)
                 logits = logits[len(rows) - len(checked) - 1 :]
             for index, row in enumerate(logits):
                 rules.apply(row, text, seconds)
@@ -144,7 +144,8 @@ def _resume(draft: Sequence[int], at: int, token: int) -> int:
     return next((place + 1 for place in near if draft[place] == token), at + 1)
 
 
-def _probability(logits: np.ndarray, token: int) -> float:
+def probability(logits: np.ndarray, token: int) -> float:
+    """How likely a token is, 0 to 1, by the logits (vocab,) of all."""
     return float(np.exp(logits[token] - _log_sum_exp(logits)))
 
 
