@@ -9,7 +9,7 @@ decoded token by token.
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from whisper_runtime.segment import Segment
 from whisper_runtime.segmenting import segments_of
 from whisper_runtime.spoken_language import LanguageGuess
 from whisper_runtime.transcriber import Transcriber
-from whisper_runtime.window_reader import Prompt
+from whisper_runtime.window_reader import Prompt, Reading
 from whisper_runtime.windows import Window, WindowCutter
 
 HOP_SECONDS = 1.0
@@ -82,6 +82,7 @@ class StreamTranscriber:
         self._decoded_at = 0
         self._draft: tuple[int, ...] = ()
         self._partial = ""
+        self._glanced: list[Reading] = []  # what the partial text was read as
 
     def push(self, samples: np.ndarray, arrived: float | None = None) -> Iterator[StreamUpdate]:
         """Take the next samples and yield what is new: the text of windows that are complete, then partial text.
@@ -126,20 +127,31 @@ class StreamTranscriber:
             segments = tuple(segments_of(reading, self._transcriber.tokenizer))
             # What was read behind the cut is the guess for the next window.
             self._draft = self._draft[len(reading.decoded.tokens) :]
-            self._partial = ""
+            self._partial, self._glanced = "", []
             self._complete.popleft()
             yield self._update(segments, arrived, calls)
 
     def _guess(self, arrived: float) -> StreamUpdate:
         calls = self._transcriber.text_decoder.calls
-        window = self._cutter.pending
         if self._cutter.has_sound:
-            reader = self._transcriber.reader
-            features = reader.encode(window)
-            reading = reader.glance(window, features, self._prompt(self._spoken.guess(features)), self._draft)
-            self._draft = reading.decoded.tokens
-            self._partial = " ".join(segment.text for segment in segments_of(reading, self._transcriber.tokenizer))
+            draft, readings = self._draft, list[Reading]()
+            for window in self._cutter.pending:
+                readings.append(self._glance(window, draft))
+                draft = draft[len(readings[-1].decoded.tokens) :]
+            self._glanced = readings
+            self._draft = tuple(token for reading in readings for token in reading.decoded.tokens)
+            tokenizer = self._transcriber.tokenizer
+            self._partial = " ".join(segment.text for found in readings for segment in segments_of(found, tokenizer))
         return self._update((), arrived, calls)
+
+    def _glance(self, window: Window, draft: Sequence[int]) -> Reading:
+        """What is in a pending window; what was read at the last glance if it has not grown since."""
+        for known in self._glanced:
+            if (known.window.start, known.window.seconds) == (window.start, window.seconds):
+                return known
+        reader = self._transcriber.reader
+        features = reader.encode(window)
+        return reader.glance(window, features, self._prompt(self._spoken.guess(features)), draft)
 
     def _prompt(self, language: LanguageGuess) -> Prompt:
         return self._transcriber.prompt(language.code, *self._options)
