@@ -45,7 +45,7 @@ _CUT_PRICE, _PAUSE_PRICE, _LOUD_PRICE, _EMPTY_PRICE = 1.0, 3.0, 2.0, 4.0
 _QUIET_SECONDS = 0.2
 _PLACES = 20  # a window at least, at which it may be cut whether there are pauses or not
 # How much more than a window has to be there before a window is cut off, in windows.
-_AHEAD = 0.5
+_AHEAD = 1.0
 
 # A pause for this long ends a window that is not full: somebody has finished. Speakers pause for a second in
 # mid-sentence, and a sentence is read better in one piece.
