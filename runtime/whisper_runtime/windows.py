@@ -43,6 +43,7 @@ _PAUSE_SECONDS = 0.25
 _LEAST_PAUSE_SECONDS, _LONG_PAUSE_SECONDS = 0.1, 0.6
 _CUT_PRICE, _PAUSE_PRICE, _LOUD_PRICE, _EMPTY_PRICE = 1.0, 3.0, 2.0, 4.0
 _QUIET_SECONDS = 0.2
+_FULL, _FULL_PRICE = 0.96, 1.0
 _PLACES = 20  # a window at least, at which it may be cut whether there are pauses or not
 # How much more than a window has to be there before a window is cut off, in windows.
 _AHEAD = 1.0
@@ -257,8 +258,9 @@ def best_cut(levels: NDArray[np.float64], size: int, ended: bool) -> int:
     for index in range(1, len(ends)):
         lengths = ends[index] - ends[:index]
         open_end = index == len(ends) - 1 and not ended
-        empty = 0.0 if open_end else _EMPTY_PRICE * (1.0 - np.minimum(lengths / size, 1.0)) ** 2
-        ways = np.where(lengths <= size, totals[:index] + empty, np.inf)
+        filled = lengths / size
+        fit = np.zeros(index) if open_end else _EMPTY_PRICE * (1.0 - filled) ** 2 + _FULL_PRICE * (filled > _FULL)
+        ways = np.where(filled <= 1.0, totals[:index] + fit, np.inf)
         before[index] = int(ways.argmin())
         totals[index] = ways[before[index]] + prices[index]
     index = len(ends) - 1
