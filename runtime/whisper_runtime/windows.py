@@ -41,7 +41,7 @@ _LEAST_RANGE_DB = 12.0
 # each window has one for what it leaves empty. Measured, see benchmarks/README.md.
 _PAUSE_SECONDS = 0.25
 _LEAST_PAUSE_SECONDS, _LONG_PAUSE_SECONDS = 0.1, 0.6
-_CUT_PRICE, _PAUSE_PRICE, _LOUD_PRICE, _EMPTY_PRICE = 1.0, 3.0, 2.0, 4.0
+_CUT_PRICE, _PAUSE_PRICE, _LOUD_PRICE, _EMPTY_PRICE = 1.0, 6.0, 2.0, 2.0
 _QUIET_SECONDS = 0.2
 _FULL, _FULL_PRICE = 0.96, 1.0
 _PLACES = 20  # a window at least, at which it may be cut whether there are pauses or not
