@@ -26,6 +26,7 @@ STEP = 10 * FRAME
 # digital recording is at -90 and below) or that much below the loudest sound of late. Speech has a range of 30 to 40.
 _SILENCE_DB = -75.0
 _RANGE_DB = 45.0
+_SPEECH_DB = 30.0
 _FORGETTING_DB = 0.5  # of the loudest sound, a second
 _SUSTAINED_FRAMES = 5  # that a sound lasts at least, or it is a click
 _KEPT_SECONDS = 0.2  # of silence before a window's first sound: the onset of many consonants is quiet
@@ -41,7 +42,7 @@ _LEAST_RANGE_DB = 12.0
 # each window has one for what it leaves empty. Measured, see benchmarks/README.md.
 _PAUSE_SECONDS = 0.25
 _LEAST_PAUSE_SECONDS, _LONG_PAUSE_SECONDS = 0.1, 0.6
-_CUT_PRICE, _PAUSE_PRICE, _LOUD_PRICE, _EMPTY_PRICE = 1.0, 6.0, 2.0, 2.0
+_CUT_PRICE, _PAUSE_PRICE, _LOUD_PRICE, _EMPTY_PRICE = 1.0, 6.0, 3.0, 2.0
 _QUIET_SECONDS = 0.2
 _FULL, _FULL_PRICE = 0.96, 1.0
 _PLACES = 20  # a window at least, at which it may be cut whether there are pauses or not
@@ -287,7 +288,8 @@ def cut_prices(levels: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64
     places = np.unique(np.concatenate((middles[long], quietest)))
     seconds = np.zeros(len(places))
     seconds[np.searchsorted(places, middles[long])] = lengths[long] / _FRAMES_PER_SECOND
-    low, high = around.min(), np.percentile(levels, 90)
+    high = np.percentile(levels, 90)
+    low = max(around.min(), high - _SPEECH_DB)
     loudness = np.clip((around[places] - low) / max(high - low, _LEAST_RANGE_DB), 0.0, 1.0)
     shortness = _LONG_PAUSE_SECONDS - np.minimum(seconds, _LONG_PAUSE_SECONDS)
     return places, _CUT_PRICE + _PAUSE_PRICE * shortness + _LOUD_PRICE * loudness
