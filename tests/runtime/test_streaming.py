@@ -135,7 +135,7 @@ def test_drafts_save_calls_and_change_nothing(toy):
     drafted, plain = (stream(toy(decoder), blocks, language="en", hop=0.2) for decoder in (SlotDecoder, Undrafted))
     assert committed(drafted) == committed(plain)
     assert [update.partial for update in drafted] == [update.partial for update in plain]
-    # Random weights say something else with every hop; on speech far more is saved (benchmarks/streaming.py).
+    # Random weights say something else with every hop; on speech far more is saved (benchmarks/stream_calls.py).
     assert sum(update.calls for update in drafted) < sum(update.calls for update in plain)
 
 
