@@ -309,7 +309,11 @@ def _stream(options: argparse.Namespace) -> int:
 
     _accept_any_text()
     show = stream_command.JsonLines(sys.stdout) if options.json else stream_command.Lines(sys.stdout)
-    with _log_to_stderr(Progress(sys.stderr), options.verbose), watchdog.watching(), _open(options) as transcriber:
+    with (
+        _log_to_stderr(Progress(sys.stderr), options.verbose),
+        watchdog.watching(),
+        _open(options, drafted=True) as transcriber,
+    ):
         streamed = StreamTranscriber(
             transcriber,
             language=options.language,
@@ -350,8 +354,8 @@ def _accept_any_text() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def _open(options: argparse.Namespace) -> "Transcriber":
-    """Open the bundle, and say so if it is an emulated one."""
+def _open(options: argparse.Namespace, drafted: bool = False) -> "Transcriber":
+    """Open the bundle, for a stream (drafted) or for recordings, and say so if it is an emulated one."""
     from whisper_runtime.bundle import Bundle
     from whisper_runtime.transcriber import Transcriber
 
@@ -361,6 +365,7 @@ def _open(options: argparse.Namespace) -> "Transcriber":
         decoder=options.decoder,
         share_device=options.share_device,
         threads=options.threads,
+        drafted=drafted,
     )
     if Bundle.open_unverified(options.bundle).manifest.emulated:
         print(EMULATED_NOTICE, file=sys.stderr)

@@ -7,6 +7,7 @@ by the same rule as without a draft, and so the text is the same.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -31,6 +32,34 @@ TEXT_LIMIT = 224
 
 # How far around a wrong guess the draft is searched for where it goes on.
 _REALIGN = 4
+
+
+class Drafter(Protocol):
+    """Guesses how a text goes on."""
+
+    def guess(self, text: Sequence[int], count: int) -> Sequence[int]:
+        """Up to so many tokens that may follow a text, which begins with the text of the call before."""
+        ...
+
+
+class Draft:
+    """A guess of a whole text. It is followed as far as it is right, and again after a fault.
+
+    Args:
+        tokens: the guess.
+    """
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens = tokens
+        self._at = self._known = 0
+
+    def guess(self, text: Sequence[int], count: int) -> Sequence[int]:
+        """What follows; see `Drafter`."""
+        if new := len(text) - self._known:
+            # All new tokens but the last were guessed.
+            self._at = _resume(self._tokens, self._at + new - 1, text[-1])
+            self._known = len(text)
+        return self._tokens[self._at : self._at + count]
 
 
 @dataclass(frozen=True)
@@ -64,14 +93,17 @@ class GreedyDecoder:
         self._tokenizer = tokenizer
         self._limit = limit
 
-    def decode(self, prompt: Sequence[int], rules: TokenRules, seconds: float, draft: Sequence[int] = ()) -> Decoded:
+    def decode(
+        self, prompt: Sequence[int], rules: TokenRules, seconds: float, draft: Sequence[int] | Drafter = ()
+    ) -> Decoded:
         """Decode the window that the decoder was given by `begin`, until the end of text, a loop or the limit.
 
         Args:
             prompt: the sot sequence; must leave at least one slot free.
             rules: what may follow what.
             seconds: length of the window's sound.
-            draft: a guess of the tokens. The result is the same whatever it is; a good one saves calls.
+            draft: a guess of the tokens, or what makes one. The result is the same whatever it is; a good one saves
+                calls.
 
         Raises:
             BackendError: a graph fails.
@@ -82,10 +114,10 @@ class GreedyDecoder:
         text: list[int] = []
         logprobs: list[float] = []
         no_speech = 0.0
-        at = 0  # in the draft
+        drafter = Draft(draft) if isinstance(draft, Sequence | np.ndarray) else draft
         while len(text) < self._limit:
             room = min(self._decoder.room(len(prompt), len(text)), self._limit - len(text) - 1)
-            checked = list(draft[at : at + room])
+            checked = list(drafter.guess(text, room)) if room > 0 else []
             last = len(prompt) + len(text) - 1
             rows = list(range(last, last + len(checked) + 1))
             at_first = not text
@@ -93,11 +125,10 @@ class GreedyDecoder:
                 rows.insert(0, sot)
             logits = self._decoder.logits(prompt, [*text, *checked], rows)
             if at_first:
-                no_speech = _probability(logits[0], self._tokenizer.no_speech)
+                no_speech = probability(logits[0], self._tokenizer.no_speech)
                 logits = logits[len(rows) - len(checked) - 1 :]
             for index, row in enumerate(logits):
-                rules.apply(row, text, seconds)
-                token, logprob = self._choose(row, text, seconds)
+                token, logprob = self.choose(row, rules, text, seconds)
                 logprobs.append(logprob)
                 if token == eot:
                     return _decoded(text, logprobs, no_speech)
@@ -106,12 +137,12 @@ class GreedyDecoder:
                     del text[-repeated:]
                     return _decoded(text, logprobs, no_speech, looped=True)
                 if index == len(checked) or token != checked[index]:
-                    at = _resume(draft, at + index, token)
                     break
         return _decoded(text, logprobs, no_speech)
 
-    def _choose(self, logits: np.ndarray, text: Sequence[int], seconds: float) -> tuple[int, float]:
-        """The next token and its log probability."""
+    def choose(self, logits: np.ndarray, rules: TokenRules, text: Sequence[int], seconds: float) -> tuple[int, float]:
+        """The next token and its log probability, by the logits (vocab,) after a text, which are changed."""
+        rules.apply(logits, text, seconds)
         token = int(logits.argmax())
         eot = self._tokenizer.eot
         if may_end(len(text), seconds) and logits[eot] >= logits[token] - EOT_MARGIN:
@@ -144,7 +175,8 @@ def _resume(draft: Sequence[int], at: int, token: int) -> int:
     return next((place + 1 for place in near if draft[place] == token), at + 1)
 
 
-def _probability(logits: np.ndarray, token: int) -> float:
+def probability(logits: np.ndarray, token: int) -> float:
+    """How likely a token is, 0 to 1, by the logits (vocab,) of all."""
     return float(np.exp(logits[token] - _log_sum_exp(logits)))
 
 

@@ -134,7 +134,7 @@ class Tsv(Format):
 
 
 class Json(Format):
-    """One object of language, segments and the whole text; times in seconds. A number that is none is null.
+    """One object of segments, the whole text and the language; times in seconds. A number that is none is null.
 
     The whole text comes last and is all that has to be remembered: 60 kB an hour.
     """
@@ -144,12 +144,13 @@ class Json(Format):
         self._texts: list[str] = []
 
     def head(self) -> str:
-        """The language, and the beginning of the segments."""
-        return f'{{"language": {json.dumps(self._info.language)}, "segments": ['
+        """The beginning of the segments."""
+        return '{"segments": ['
 
     def tail(self) -> str:
-        """The end of the segments, and the whole text."""
-        return f'\n], "text": {json.dumps(" ".join(self._texts))}}}\n'
+        """The end of the segments, the whole text, and the language, which is certain only now."""
+        text, language = json.dumps(" ".join(self._texts)), json.dumps(self._info.language)
+        return f'\n], "text": {text}, "language": {language}}}\n'
 
     def _format(self, cue: Cue, segment: Segment) -> str:
         self._texts.append(cue.text)

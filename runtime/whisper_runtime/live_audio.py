@@ -6,8 +6,9 @@ since the last time.
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -20,25 +21,34 @@ _QUEUE_BLOCKS = 600
 _END = None
 
 
-def read_pcm(pipe: BinaryIO, name: str) -> Iterator[np.ndarray]:
-    """Yield the samples of raw PCM, 16-bit little-endian mono at 16 kHz, as they come in.
+class LiveSound(NamedTuple):
+    """Sound that came in.
+
+    Attributes:
+        samples: (n,) at 16 kHz: int16 from a pipe, float32 from a microphone.
+        arrived: when the first of them came in, by time.perf_counter().
+    """
+
+    samples: np.ndarray
+    arrived: float
+
+
+def read_pcm(pipe: BinaryIO, name: str) -> Iterator[LiveSound]:
+    """Yield raw PCM, 16-bit little-endian mono at 16 kHz, as they come in.
 
     Args:
         pipe: where they come from, unbuffered.
         name: what to call it in messages.
 
-    Yields:
-        (n,) int16.
-
     Raises:
         AudioError: the pipe cannot be read, holds no sample at all, or ends in the middle of one.
     """
-    blocks: queue.Queue[bytes | BaseException | None] = queue.Queue(_QUEUE_BLOCKS)
+    blocks: queue.Queue[Any] = queue.Queue(_QUEUE_BLOCKS)
 
     def take_in() -> None:
         try:
             while data := pipe.read(2 * round(_BLOCK_SECONDS * SAMPLE_RATE)):
-                blocks.put(data)
+                blocks.put((data, time.perf_counter()))
             blocks.put(_END)
         except (OSError, ValueError) as error:
             blocks.put(error)
@@ -46,26 +56,23 @@ def read_pcm(pipe: BinaryIO, name: str) -> Iterator[np.ndarray]:
     threading.Thread(target=take_in, name="pcm", daemon=True).start()
     rest, empty = b"", True
     for group in _available(blocks, name):
-        data = rest + b"".join(group)
+        data = rest + b"".join(block for block, _ in group)
         whole = len(data) // 2 * 2
         rest = data[whole:]
         if whole:
             empty = False
-            yield np.frombuffer(data[:whole], "<i2")
+            yield LiveSound(np.frombuffer(data[:whole], "<i2"), group[0][1])
     if rest:
         raise AudioError(f"{name}: ends in the middle of a sample: it must be 16-bit little-endian mono PCM at 16 kHz")
     if empty:
         raise AudioError(f"{name}: holds no samples, there is nothing to transcribe")
 
 
-def record(device: str | None = None) -> Iterator[np.ndarray]:
-    """Yield the samples of a microphone as they come in, until the generator is closed.
+def record(device: str | None = None) -> Iterator[LiveSound]:
+    """Yield what a microphone hears as it comes in, until the generator is closed.
 
     Args:
         device: part of a microphone's name, or its number; None for the system's default.
-
-    Yields:
-        (n,) float32 at 16 kHz.
 
     Raises:
         AudioError: the package sounddevice or its library PortAudio is missing, there is no such microphone, or the
@@ -81,11 +88,11 @@ def record(device: str | None = None) -> Iterator[np.ndarray]:
         ) from error
     blocks: queue.Queue[Any] = queue.Queue()
 
-    def take_in(data: Any, frames: int, time: Any, status: Any) -> None:
+    def take_in(data: Any, frames: int, times: Any, status: Any) -> None:
         # PortAudio's thread can neither wait nor raise: the stream ends, and the reader raises once it is there.
         if blocks.qsize() >= _QUEUE_BLOCKS:
             raise sounddevice.CallbackStop
-        blocks.put(data[:, 0].copy())
+        blocks.put((data[:, 0].copy(), time.perf_counter()))
 
     number: str | int | None = int(device) if device is not None and device.isdecimal() else device
     try:
@@ -112,16 +119,16 @@ def record(device: str | None = None) -> Iterator[np.ndarray]:
     )
 
 
-def _at_model_rate(groups: Iterator[list[np.ndarray]], rate: int) -> Iterator[np.ndarray]:
+def _at_model_rate(groups: Iterator[list[tuple[np.ndarray, float]]], rate: int) -> Iterator[LiveSound]:
     if rate == SAMPLE_RATE:
         for group in groups:
-            yield np.concatenate(group)
+            yield LiveSound(np.concatenate([block for block, _ in group]), group[0][1])
         return
     import soxr
 
     resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
     for group in groups:
-        yield resampler.resample_chunk(np.concatenate(group))
+        yield LiveSound(resampler.resample_chunk(np.concatenate([block for block, _ in group])), group[0][1])
 
 
 def _available(blocks: queue.Queue[Any], name: str) -> Iterator[list[Any]]:

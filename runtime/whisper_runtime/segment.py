@@ -23,12 +23,13 @@ class Segment:
     no_speech_prob: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class TranscriptionInfo:
     """What is known of a recording before its text.
 
     Attributes:
-        language: code such as "en".
+        language: code such as "en". If it is to be detected: at first that of the first window; it may change as the
+            segments are read, until a window leaves little doubt.
         language_probability: of a detected language, 0 to 1; 1.0 if it was given.
         task: "transcribe" or "translate".
         duration: seconds; None if the file does not say.

@@ -8,10 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-import numpy as np
-
 from whisper_runtime.errors import AudioError
-from whisper_runtime.live_audio import read_pcm, record
+from whisper_runtime.live_audio import LiveSound, read_pcm, record
 from whisper_runtime.progress import clock
 from whisper_runtime.segment import Segment
 from whisper_runtime.streaming import StreamTranscriber, StreamUpdate
@@ -19,11 +17,11 @@ from whisper_runtime.streaming import StreamTranscriber, StreamUpdate
 _log = logging.getLogger(__name__)
 
 
-def stream(sound: Iterator[np.ndarray], transcriber: StreamTranscriber, show: Callable[[StreamUpdate], None]) -> None:
+def stream(sound: Iterator[LiveSound], transcriber: StreamTranscriber, show: Callable[[StreamUpdate], None]) -> None:
     """Transcribe a stream to its end, or to Ctrl-C, which ends it as well: what was said until then is shown.
 
     Args:
-        sound: samples as they come in.
+        sound: what comes in.
         transcriber: takes them.
         show: is called with each update.
 
@@ -40,8 +38,8 @@ def stream(sound: Iterator[np.ndarray], transcriber: StreamTranscriber, show: Ca
 
     failure: Exception | None = None
     try:
-        for samples in sound:
-            take(transcriber.push(samples))
+        for heard in sound:
+            take(transcriber.push(heard.samples, heard.arrived))
     except KeyboardInterrupt:
         pass  # the usual way to end a microphone's stream
     except Exception as error:
@@ -124,8 +122,8 @@ class JsonLines:
         self._output.flush()
 
 
-def open_sound(source: str | None) -> Iterator[np.ndarray]:
-    """The stream's samples: of raw PCM on stdin for `-`, else of the microphone of that name. Raises AudioError."""
+def open_sound(source: str | None) -> Iterator[LiveSound]:
+    """The stream's sound: of raw PCM on stdin for `-`, else of the microphone of that name. Raises AudioError."""
     if source == "-":
         if sys.stdin is None or sys.stdin.isatty():
             raise AudioError("standard input: is closed or a terminal: pipe raw PCM into it")

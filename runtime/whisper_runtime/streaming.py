@@ -9,17 +9,17 @@ decoded token by token.
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from whisper_runtime.audio import SAMPLE_RATE, check_samples
-from whisper_runtime.backends import Features
 from whisper_runtime.segment import Segment
 from whisper_runtime.segmenting import segments_of
+from whisper_runtime.spoken_language import LanguageGuess
 from whisper_runtime.transcriber import Transcriber
-from whisper_runtime.window_reader import Prompt
+from whisper_runtime.window_reader import Prompt, Reading
 from whisper_runtime.windows import Window, WindowCutter
 
 HOP_SECONDS = 1.0
@@ -33,7 +33,8 @@ class StreamUpdate:
         committed: segments that are final, in order; each is given once.
         partial: text of what came in after them; the next update replaces it.
         heard: seconds of sound that came in so far.
-        latency: seconds from when the sound of this update was handed over until its text was there.
+        latency: seconds from when the sound of this update began to come in until its text was there: what it waited
+            while older sound was decoded counts.
         calls: decoder calls that it took.
     """
 
@@ -49,8 +50,7 @@ class StreamTranscriber:
 
     Args:
         transcriber: has the model; for this stream alone, as long as it lasts.
-        language: code such as "en"; None to detect it (.en models: English). A detected language is settled by the
-            first window.
+        language: code such as "en"; None to detect it (.en models: English), as in a recording.
         task: "transcribe", or "translate" into English.
         timestamps: decode by Whisper's rules for timestamps.
         hop: seconds of new sound after which there is a new partial text.
@@ -73,10 +73,8 @@ class StreamTranscriber:
             raise ValueError(f"a hop of {hop} s: it must be more than 0, and finite")
         self._transcriber = transcriber
         self._options = (task, timestamps)
-        self._prompt: Prompt | None = None
-        prompt = transcriber.prompt(language, task, timestamps)
-        if language is not None or not transcriber.tokenizer.multilingual:
-            self._prompt = prompt
+        transcriber.prompt(language, task, timestamps)  # before any sound
+        self._spoken = transcriber.spoken_language(language)
         self._cutter = WindowCutter(transcriber.seconds)
         self._complete: deque[Window] = deque()  # not read yet: an interrupted read loses nothing
         self._hop = round(hop * SAMPLE_RATE)
@@ -84,8 +82,9 @@ class StreamTranscriber:
         self._decoded_at = 0
         self._draft: tuple[int, ...] = ()
         self._partial = ""
+        self._glanced: list[Reading] = []  # what the partial text was read as
 
-    def push(self, samples: np.ndarray) -> Iterator[StreamUpdate]:
+    def push(self, samples: np.ndarray, arrived: float | None = None) -> Iterator[StreamUpdate]:
         """Take the next samples and yield what is new: the text of windows that are complete, then partial text.
 
         If more than a hop has come in at once, because decoding does not keep up, there is one partial text for all
@@ -93,6 +92,7 @@ class StreamTranscriber:
 
         Args:
             samples: (n,) at 16 kHz, of any length: float in +-1, or int16. They are taken in as the result is read.
+            arrived: when the first of them came in, by time.perf_counter(); None for now.
 
         Raises:
             AudioError: NaN, infinity, or not mono samples.
@@ -101,7 +101,8 @@ class StreamTranscriber:
         if not np.size(samples):
             return
         checked = check_samples(samples, "stream")
-        arrived = time.perf_counter()
+        if arrived is None:
+            arrived = time.perf_counter()
         self._heard += len(checked)
         self._complete.extend(self._cutter.push(checked))
         yield from self._commit(arrived)
@@ -121,31 +122,39 @@ class StreamTranscriber:
             calls = self._transcriber.text_decoder.calls
             reader = self._transcriber.reader
             features = reader.encode(window)
-            self._prompt = self._prompt_for(features)
-            reading = reader.read(window, features, self._prompt, self._draft)
+            prompt = self._prompt(self._spoken.settle(features))
+            reading = reader.read(window, features, prompt, self._draft)
             segments = tuple(segments_of(reading, self._transcriber.tokenizer))
             # What was read behind the cut is the guess for the next window.
             self._draft = self._draft[len(reading.decoded.tokens) :]
-            self._partial = ""
+            self._partial, self._glanced = "", []
             self._complete.popleft()
             yield self._update(segments, arrived, calls)
 
     def _guess(self, arrived: float) -> StreamUpdate:
         calls = self._transcriber.text_decoder.calls
-        window = self._cutter.pending
         if self._cutter.has_sound:
-            reader = self._transcriber.reader
-            features = reader.encode(window)
-            reading = reader.glance(window, features, self._prompt_for(features), self._draft)
-            self._draft = reading.decoded.tokens
-            self._partial = " ".join(segment.text for segment in segments_of(reading, self._transcriber.tokenizer))
+            draft, readings = self._draft, list[Reading]()
+            for window in self._cutter.pending:
+                readings.append(self._glance(window, draft))
+                draft = draft[len(readings[-1].decoded.tokens) :]
+            self._glanced = readings
+            self._draft = tuple(token for reading in readings for token in reading.decoded.tokens)
+            tokenizer = self._transcriber.tokenizer
+            self._partial = " ".join(segment.text for found in readings for segment in segments_of(found, tokenizer))
         return self._update((), arrived, calls)
 
-    def _prompt_for(self, features: Features) -> Prompt:
-        """The prompt of the stream's language, or of the language of these features while that is not settled."""
-        if self._prompt is not None:
-            return self._prompt
-        return self._transcriber.prompt(self._transcriber.reader.detect_language(features)[0], *self._options)
+    def _glance(self, window: Window, draft: Sequence[int]) -> Reading:
+        """What is in a pending window; what was read at the last glance if it has not grown since."""
+        for known in self._glanced:
+            if (known.window.start, known.window.seconds) == (window.start, window.seconds):
+                return known
+        reader = self._transcriber.reader
+        features = reader.encode(window)
+        return reader.glance(window, features, self._prompt(self._spoken.guess(features)), draft)
+
+    def _prompt(self, language: LanguageGuess) -> Prompt:
+        return self._transcriber.prompt(language.code, *self._options)
 
     def _update(self, committed: tuple[Segment, ...], arrived: float, calls: int) -> StreamUpdate:
         return StreamUpdate(

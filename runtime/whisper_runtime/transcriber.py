@@ -16,6 +16,7 @@ from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.segment import Segment, TranscriptionInfo
 from whisper_runtime.segmenting import segments_of
 from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.spoken_language import SpokenLanguage
 from whisper_runtime.text_decoder import TextDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
@@ -38,6 +39,7 @@ class Transcriber(Closing):
             the one that is faster here.
         share_device: let other programs use the accelerator at the same time.
         threads: threads of the CPU for each graph that runs on it; None for one per core.
+        drafted: "auto" chooses for a stream, whose drafts save most of the device's calls.
 
     Attributes:
         tokenizer: the model's tokenizer.
@@ -59,6 +61,7 @@ class Transcriber(Closing):
         decoder: str = "device",
         share_device: bool = False,
         threads: int | None = None,
+        drafted: bool = False,
     ) -> None:
         if decoder not in DECODERS:
             raise BackendError(f"unknown decoder '{decoder}': choose one of {', '.join(DECODERS)}")
@@ -76,7 +79,7 @@ class Transcriber(Closing):
             else:
                 from whisper_runtime.choose_decoder import choose_decoder  # seldom wanted, and start-up counts
 
-                text_decoder = choose_decoder(device, embedding, opened, threads)
+                text_decoder = choose_decoder(device, embedding, opened, threads, drafted)
             self._set(device, text_decoder, tokenizer, manifest.seconds)
         except BaseException:
             device.close()
@@ -127,6 +130,11 @@ class Transcriber(Closing):
         tokens = self.tokenizer.sot_sequence(language or ENGLISH, task, timestamps)
         return Prompt(tokens, TokenRules(self.tokenizer, timestamps))
 
+    def spoken_language(self, language: str | None = None) -> SpokenLanguage:
+        """The language of one recording: the one that is given, the only one of an .en model, or to be detected."""
+        known = language or (None if self.tokenizer.multilingual else ENGLISH)
+        return SpokenLanguage(self.reader.detect_language, known)
+
     def transcribe(
         self,
         audio: str | os.PathLike[str] | np.ndarray,
@@ -142,7 +150,8 @@ class Transcriber(Closing):
 
         Args:
             audio: a file, or mono samples at 16 kHz (float in +-1, or int16).
-            language: code such as "en"; None to detect it in the first window (.en models: English).
+            language: code such as "en"; None to detect it (.en models: English): the first window that leaves little
+                doubt settles it, each window before has its own.
             task: "transcribe", or "translate" into English.
             timestamps: decode by Whisper's rules for timestamps: a segment for each phrase, not one for each window.
 
@@ -165,16 +174,17 @@ class Transcriber(Closing):
             blocks = _closing(file)
         windows = cut_windows(blocks, self.seconds)
         encoded: deque[tuple[Window, Features]] = deque()
-        probability = 1.0
-        if language is None and self.tokenizer.multilingual:
-            language, probability = ENGLISH, 0.0
+        info = TranscriptionInfo(language or ENGLISH, 1.0, task, duration)
+        spoken = self.spoken_language(language)
+        if not spoken.is_settled:
+            info.language_probability = 0.0
             first = next(windows, None)
             if first is not None:
                 features = self.reader.encode(first)
                 encoded.append((first, features))
-                language, probability = self.reader.detect_language(features)
-        info = TranscriptionInfo(language or ENGLISH, probability, task, duration)
-        return self._segments(windows, encoded, self.prompt(language, task, timestamps)), info
+                guess = spoken.settle(features)
+                info.language, info.language_probability = guess.code, guess.probability
+        return self._segments(windows, encoded, spoken, info, timestamps), info
 
     def text(self, audio: str | os.PathLike[str] | np.ndarray, *, language: str | None = None) -> str:
         """Return the whole text of a recording, segments joined by spaces. Raises as `transcribe`."""
@@ -182,13 +192,26 @@ class Transcriber(Closing):
         return " ".join(segment.text for segment in segments)
 
     def _segments(
-        self, windows: Iterator[Window], ahead: deque[tuple[Window, Features]], prompt: Prompt
+        self,
+        windows: Iterator[Window],
+        ahead: deque[tuple[Window, Features]],
+        spoken: SpokenLanguage,
+        info: TranscriptionInfo,
+        timestamps: bool,
     ) -> Iterator[Segment]:
         """Read windows, those that are encoded already and then the others."""
+
+        def read(window: Window, features: Features) -> Iterator[Segment]:
+            guess = spoken.settle(features)
+            if spoken.is_settled:
+                info.language, info.language_probability = guess.code, guess.probability
+            prompt = self.prompt(guess.code, info.task, timestamps)
+            return segments_of(self.reader.read(window, features, prompt), self.tokenizer)
+
         failure = None
         while True:
             if len(ahead) > self.reader.lookahead:
-                yield from segments_of(self.reader.read(*ahead.popleft(), prompt), self.tokenizer)
+                yield from read(*ahead.popleft())
             try:
                 window = next(windows, None)
                 if window is None:
@@ -198,7 +221,7 @@ class Transcriber(Closing):
                 failure = error
                 break
         while ahead:
-            yield from segments_of(self.reader.read(*ahead.popleft(), prompt), self.tokenizer)
+            yield from read(*ahead.popleft())
         if failure is not None:
             raise failure
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.backends import Backend, Features
-from whisper_runtime.decoding import Decoded, GreedyDecoder
+from whisper_runtime.decoding import Decoded, GreedyDecoder, probability
 from whisper_runtime.mel import window_mel
+from whisper_runtime.spoken_language import LanguageGuess
 from whisper_runtime.text_decoder import TextDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
@@ -103,19 +104,20 @@ class WindowReader:
         shown = np.concatenate((silence, window.samples * np.float32(look.gain)))
         return self._backend.encode(np.ascontiguousarray(window_mel(shown, self._seconds).T[None]))
 
-    def detect_language(self, features: Features) -> tuple[str, float]:
-        """The most likely of the languages that a multilingual model knows, and its probability among them.
+    def detect_language(self, features: Features) -> LanguageGuess:
+        """The most likely of the languages that a multilingual model knows, and whether anybody speaks.
 
         Raises:
             BackendError: a graph fails.
         """
         self._decoder.begin(features)
         logits = self._decoder.logits([self._tokenizer.sot], [], [0])[0]
+        no_speech = probability(logits, self._tokenizer.no_speech)
         languages = self._tokenizer.languages
         logits = logits[[self._tokenizer.language_token(code) for code in languages]]
         odds = np.exp(logits - logits.max())
         best = int(odds.argmax())
-        return languages[best], float(odds[best] / odds.sum())
+        return LanguageGuess(languages[best], float(odds[best] / odds.sum()), no_speech)
 
     def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
         """Decode an encoded window once. The draft, a guess of its tokens, only saves calls. Raises BackendError."""

@@ -26,21 +26,28 @@ STEP = 10 * FRAME
 # digital recording is at -90 and below) or that much below the loudest sound of late. Speech has a range of 30 to 40.
 _SILENCE_DB = -75.0
 _RANGE_DB = 45.0
+_SPEECH_DB = 30.0
 _FORGETTING_DB = 0.5  # of the loudest sound, a second
 _SUSTAINED_FRAMES = 5  # that a sound lasts at least, or it is a click
 _KEPT_SECONDS = 0.2  # of silence before a window's first sound: the onset of many consonants is quiet
+_KEPT_FRAMES = round(_KEPT_SECONDS * _FRAMES_PER_SECOND)
 
 # What is quiet in a window: the lowest quarter of its own range, if it has one. In noise nothing is.
 _QUIET_SHARE = 0.25
 _LEAST_RANGE_DB = 12.0
 
-# A window that is full is cut in the middle of a pause. Longer pauses are better, they end sentences, and later ones
-# make fewer windows. Where there is no pause, the quietest fifth of a second has to do.
+# Sound that does not fit in one window is cut where that costs least, and that is decided for several windows together:
+# short windows are read worse than long ones, and next to a full one there is often a short one. Each cut has a price,
+# less the longer the pause is whose middle it is in (long ones end sentences), and less the quieter it is there; and
+# each window has one for what it leaves empty. Measured, see benchmarks/README.md.
 _PAUSE_SECONDS = 0.25
-_LONG_PAUSE_SECONDS = 0.6
-_LATENESS = 0.3  # seconds of pause that the end of the window is worth against its beginning
-_PAUSES_FROM, _QUIET_FROM, _SEARCH_TO = 0.3, 0.5, 0.96  # parts of the window
+_LEAST_PAUSE_SECONDS, _LONG_PAUSE_SECONDS = 0.1, 0.6
+_CUT_PRICE, _PAUSE_PRICE, _LOUD_PRICE, _EMPTY_PRICE = 1.0, 6.0, 3.0, 2.0
 _QUIET_SECONDS = 0.2
+_FULL, _FULL_PRICE = 0.96, 1.0
+_PLACES = 20  # a window at least, at which it may be cut whether there are pauses or not
+# How much more than a window has to be there before a window is cut off, in windows.
+_AHEAD = 1.0
 
 # A pause for this long ends a window that is not full: somebody has finished. Speakers pause for a second in
 # mid-sentence, and a sentence is read better in one piece.
@@ -81,6 +88,7 @@ class WindowCutter:
         if seconds < 1:
             raise ValueError(f"a window needs at least 1 second, got {seconds}")
         self._size = seconds * SAMPLE_RATE
+        self._ahead = round(_AHEAD * self._size)
         self._start = 0
         self._samples: NDArray[np.float32] = np.zeros(0, np.float32)
         self._levels: NDArray[np.float64] = np.zeros(0)
@@ -89,9 +97,14 @@ class WindowCutter:
         self._latest = deque([-np.inf] * _SUSTAINED_FRAMES, _SUSTAINED_FRAMES)
 
     @property
-    def pending(self) -> Window:
-        """What has come in since the last window, as far as it fits in one; may be empty."""
-        return Window(self._start, self._samples[: self._size])
+    def pending(self) -> list[Window]:
+        """What has come in since the last window, cut as it looks now; one empty window if that is nothing."""
+        found, start, samples, levels = [], self._start, self._samples, self._levels
+        while len(samples) > self._size:
+            cut = best_cut(levels, self._size // FRAME, ended=False)
+            found.append(Window(start, samples[: cut * FRAME]))
+            start, samples, levels = start + cut * FRAME, samples[cut * FRAME :], levels[cut:]
+        return [*found, Window(start, samples)]
 
     @property
     def has_sound(self) -> bool:
@@ -112,8 +125,14 @@ class WindowCutter:
         """Yield what is left at the end of the recording. Then the cutter is empty."""
         # The last step may be a short one and has not been looked at.
         yield from self._decide()
+        if len(self._samples) > self._size and self.has_sound:
+            last = int(np.flatnonzero(~self._silent)[-1]) + 1
+            if last + _KEPT_FRAMES < len(self._silent):
+                yield from self._take_all(last + _KEPT_FRAMES)
+            else:
+                yield from self._take_full()
         if self.has_sound:
-            yield self.pending
+            yield Window(self._start, self._samples)
         self._drop(len(self._samples))
 
     def _append(self, samples: NDArray[np.float32]) -> None:
@@ -133,13 +152,26 @@ class WindowCutter:
 
     def _decide(self) -> Iterator[Window]:
         if not self.has_sound:
-            self._drop(max(0, len(self._levels) - round(_KEPT_SECONDS * _FRAMES_PER_SECOND)) * FRAME)
+            self._drop(max(0, len(self._levels) - _KEPT_FRAMES) * FRAME)
             return
         long_pause = _END_SECONDS * _FRAMES_PER_SECOND
         if len(self._levels) > long_pause and (pause := self._trailing_pause()) >= long_pause:
-            yield self._take(len(self._levels) - pause + round(_KEPT_SECONDS * _FRAMES_PER_SECOND))
+            yield from self._take_all(len(self._levels) - pause + _KEPT_FRAMES)
+        while len(self._samples) > self._size + self._ahead:
+            yield self._take(best_cut(self._levels, self._size // FRAME, ended=False))
+
+    def _take_all(self, frames: int) -> Iterator[Window]:
+        """The first frames, as windows that end with them."""
+        while frames * FRAME > self._size:
+            cut = best_cut(self._levels[:frames], self._size // FRAME, ended=True)
+            yield self._take(cut)
+            frames -= cut
+        yield self._take(frames)
+
+    def _take_full(self) -> Iterator[Window]:
+        """Windows of all but what fits in the last one, at the end of the recording."""
         while len(self._samples) > self._size:
-            yield self._take(self._best_cut())
+            yield self._take(best_cut(self._levels, self._size // FRAME, ended=True))
 
     def _take(self, frames: int) -> Window:
         window = Window(self._start, self._samples[: frames * FRAME].copy())
@@ -156,21 +188,6 @@ class WindowCutter:
         """Quiet frames at the end of what is pending."""
         loud = np.flatnonzero(~quiet_frames(self._levels))
         return len(self._levels) - 1 - int(loud[-1]) if len(loud) else 0
-
-    def _best_cut(self) -> int:
-        """The frame where a full window is best cut."""
-        levels = self._levels[: self._size // FRAME]
-        count = len(levels)
-        middles, lengths = pauses(quiet_frames(levels))
-        seconds = np.minimum(lengths / _FRAMES_PER_SECOND, _LONG_PAUSE_SECONDS)
-        fit = (seconds >= _PAUSE_SECONDS) & (middles >= _PAUSES_FROM * count) & (middles < _SEARCH_TO * count)
-        if fit.any():
-            scores = np.where(fit, seconds + _LATENESS * middles / count, -np.inf)
-            return int(middles[int(scores.argmax())])
-        first, last = int(_QUIET_FROM * count), int(_SEARCH_TO * count)
-        width = round(_QUIET_SECONDS * _FRAMES_PER_SECOND)
-        energy = np.convolve(10.0 ** (levels[first:last] / 10.0), np.ones(width), "valid")
-        return first + len(energy) - 1 - int(energy[::-1].argmin()) + width // 2
 
 
 def cut_windows(blocks: Iterable[NDArray[np.float32]], seconds: int) -> Iterator[Window]:
@@ -218,3 +235,61 @@ def pauses(quiet: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int6
     edges = np.flatnonzero(np.diff(np.concatenate(([0], quiet.astype(np.int8), [0]))))
     starts, ends = edges[::2], edges[1::2]
     return (starts + ends) // 2, ends - starts
+
+
+def best_cut(levels: NDArray[np.float64], size: int, ended: bool) -> int:
+    """Where the first of several windows ends best: the first cut of the cheapest way to cut it all.
+
+    Args:
+        levels: (n,) in dB, of more frames than fit in one window, or just as many and a part of one.
+        size: frames of a full window, at least 100.
+        ended: whether the last window ends with these frames, or may still be filled.
+
+    Returns:
+        A number of frames, 1 to `size`.
+    """
+    places, prices = cut_prices(levels, size)
+    # Not at the very ends. The last place is the end of the sound, with what there may be of one more frame.
+    margin = size // _PLACES
+    inside = (places >= margin) & (places <= len(levels) - margin)
+    ends = np.concatenate(([0], places[inside], [len(levels) + 1]))
+    prices = np.concatenate(([0.0], prices[inside], [0.0]))
+    totals, before = np.full(len(ends), np.inf), np.zeros(len(ends), int)
+    totals[0] = 0.0
+    for index in range(1, len(ends)):
+        lengths = ends[index] - ends[:index]
+        open_end = index == len(ends) - 1 and not ended
+        filled = lengths / size
+        fit = np.zeros(index) if open_end else _EMPTY_PRICE * (1.0 - filled) ** 2 + _FULL_PRICE * (filled > _FULL)
+        ways = np.where(filled <= 1.0, totals[:index] + fit, np.inf)
+        before[index] = int(ways.argmin())
+        totals[index] = ways[before[index]] + prices[index]
+    index = len(ends) - 1
+    while before[index]:
+        index = int(before[index])
+    return int(ends[index])
+
+
+def cut_prices(levels: NDArray[np.float64], size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Places where sound may be cut, in ascending order, and what a cut costs there.
+
+    They are the middles of pauses, and the quietest place in every part of a window.
+
+    Args:
+        levels: (n,) in dB.
+        size: frames of a full window.
+    """
+    middles, lengths = pauses(quiet_frames(levels))
+    long = lengths >= _LEAST_PAUSE_SECONDS * _FRAMES_PER_SECOND
+    width = round(_QUIET_SECONDS * _FRAMES_PER_SECOND)
+    around = 10.0 * np.log10(np.convolve(10.0 ** (levels / 10.0), np.ones(width) / width, "same"))
+    part = size // _PLACES
+    quietest = [start + int(around[start : start + part].argmin()) for start in range(0, len(levels), part)]
+    places = np.unique(np.concatenate((middles[long], quietest)))
+    seconds = np.zeros(len(places))
+    seconds[np.searchsorted(places, middles[long])] = lengths[long] / _FRAMES_PER_SECOND
+    high = np.percentile(levels, 90)
+    low = max(around.min(), high - _SPEECH_DB)
+    loudness = np.clip((around[places] - low) / max(high - low, _LEAST_RANGE_DB), 0.0, 1.0)
+    shortness = _LONG_PAUSE_SECONDS - np.minimum(seconds, _LONG_PAUSE_SECONDS)
+    return places, _CUT_PRICE + _PAUSE_PRICE * shortness + _LOUD_PRICE * loudness

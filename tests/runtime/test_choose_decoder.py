@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from whisper_runtime.bundle import Bundle
-from whisper_runtime.choose_decoder import TOKENS, choose_decoder
+from whisper_runtime.choose_decoder import DRAFTED_SHARE, TOKENS, choose_decoder
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import DeviceTimeoutError
 from whisper_runtime.host_decoder import CROSS_ATTENTION
@@ -85,10 +85,10 @@ def bundle(checkpoint, tmp_path_factory):
 def choose(bundle, checkpoint, caplog):
     """The decoder that was taken and the one line that was logged."""
 
-    def call(device, bundle=bundle):
+    def call(device, bundle=bundle, **options):
         caplog.clear()
         with caplog.at_level(logging.INFO, "whisper_runtime"):
-            decoder = choose_decoder(device, TokenEmbedding(*host_arrays(checkpoint)), bundle, threads=1)
+            decoder = choose_decoder(device, TokenEmbedding(*host_arrays(checkpoint)), bundle, threads=1, **options)
         (record,) = caplog.records
         assert record.levelno == logging.INFO
         return decoder, record.getMessage()
@@ -112,6 +112,15 @@ def test_a_fast_device_wins(choose):
     assert float(ours) < float(theirs)
     # Its steps are fast; what it does once a window counts by the token.
     assert 500 / TOKENS <= float(theirs) < 500
+
+
+def test_a_stream_counts_what_drafts_save_the_device(choose):
+    """Of a slow device's steps only a part; what it does once a window, such as reading its features, in full."""
+    alone, drafted = (
+        float(LINE.fullmatch(choose(Device(step=0.03), drafted=drafted)[1]).group(4)) for drafted in (False, True)
+    )
+    assert alone >= 30
+    assert 30 * DRAFTED_SHARE <= drafted < 20
 
 
 def test_it_takes_one_window_and_few_steps(choose):

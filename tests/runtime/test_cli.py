@@ -39,7 +39,8 @@ def segment(text, start=0.0, end=1.0):
 class StandIn(Closing):
     """Says for each file what `speech` holds under its name; an error in there is raised when its turn comes."""
 
-    def __init__(self, bundle, *, backend=None, decoder="device", share_device=False, threads=None):
+    def __init__(self, bundle, *, backend=None, decoder="device", share_device=False, threads=None, drafted=False):
+        assert not drafted, "recordings have no drafts"
         self.made_with = (bundle, backend, decoder, share_device, threads)
         self.text_decoder, self.name = self, decoder
         self.calls = 100

@@ -10,10 +10,40 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soxr
 from whisper_runtime import live_audio
 from whisper_runtime.audio import load_audio
+from whisper_runtime.cli import main
 from whisper_runtime.errors import AudioError
+from whisper_runtime.stream_command import stream
 from whisper_runtime.transcriber import Transcriber
+
+
+def test_latency_counts_what_sound_waited_in_the_queue():
+    """A source of four blocks in 0.1 s, and a decoder that takes 0.1 s for what it gets."""
+    taken = []
+
+    class Slow:
+        def push(self, samples, arrived):
+            time.sleep(0.1)
+            taken.append((len(samples), time.perf_counter() - arrived))
+            return iter(())
+
+        def finish(self):
+            return iter(())
+
+    class Pipe:
+        def __init__(self):
+            self.left = 4
+
+        def read(self, size):
+            self.left -= 1
+            time.sleep(0.02)
+            return bytes(200) if self.left >= 0 else b""
+
+    stream(live_audio.read_pcm(Pipe(), "pipe"), Slow(), list)
+    assert sum(count for count, _ in taken) == 400
+    assert taken[-1][1] > 0.13  # its own 0.1 s, and what was left of the 0.1 s before
 
 
 def pcm(path):
@@ -141,11 +171,26 @@ def test_a_microphone_of_any_rate_is_heard(monkeypatch, rate):
     tone = np.sin(np.arange(2 * rate) * 2 * np.pi * 440 / rate).astype(np.float32)
     monkeypatch.setitem(sys.modules, "sounddevice", FakePortAudio(tone, rate))
     heard = []
+    began = time.perf_counter()
     with pytest.raises(AudioError, match="a minute behind"):  # the only way that this stream ends by itself
         heard.extend(live_audio.record())
-    samples = np.concatenate(heard)
+    assert all(began <= sound.arrived <= time.perf_counter() for sound in heard)
+    samples = np.concatenate([sound.samples for sound in heard])
     assert len(samples) == pytest.approx(32000, abs=800)
     assert np.argmax(np.abs(np.fft.rfft(samples[:16000]))) == 440
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_the_microphone_is_transcribed_to_its_end(monkeypatch, capsys, tiny_en_bundle, jfk, rate):
+    """The whole command on a stand-in: its sound ends as after a lost microphone, and the text is there before."""
+    samples = soxr.resample(load_audio(jfk), 16000, rate).astype(np.float32)
+    monkeypatch.setitem(sys.modules, "sounddevice", FakePortAudio(samples, rate))
+    status = main(["stream", "--json", "--decoder", "host", "--language", "en", "--bundle", str(tiny_en_bundle.folder)])
+    shown = capsys.readouterr()
+    text = " ".join(s["text"] for line in shown.out.splitlines() for s in json.loads(line)["committed"])
+    assert "ask what you can do for your country" in text
+    assert "a minute behind" in shown.err
+    assert status == 1
 
 
 def test_a_microphone_that_is_not_there_is_said(monkeypatch):

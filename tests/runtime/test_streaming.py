@@ -111,13 +111,31 @@ def test_partial_text_is_that_of_what_is_pending_and_ends_with_its_window(toy):
         assert not (update.committed and update.partial)
 
 
+def test_partial_text_goes_beyond_a_window_and_reads_only_what_has_changed(toy, monkeypatch):
+    loud, soft = np.random.default_rng(7).normal(0, 0.1, (2, 12_000)).astype(np.float32)
+    samples = np.concatenate([loud, np.zeros(1600, np.float32), soft])[: round(1.45 * SAMPLE_RATE)]
+    transcriber, read = toy(), []
+    glance = transcriber.reader.glance
+    monkeypatch.setattr(
+        transcriber.reader, "glance", lambda window, *rest: read.append(window) or glance(window, *rest)
+    )
+    streamed = StreamTranscriber(transcriber, language="en", hop=0.1)
+    updates = [update for block in cut(samples, [1600] * 20) for update in streamed.push(block)]
+    assert not committed(updates)  # a second window has to be there in part
+    places = [(window.start, window.seconds) for window in read]
+    assert len(updates) == 14
+    assert len(places) == 14 + 1  # only when the second window begins there are two to read
+    assert len({start for start, _ in places}) > 1
+    assert max(start / SAMPLE_RATE + seconds for start, seconds in places) == pytest.approx(1.4)
+
+
 def test_drafts_save_calls_and_change_nothing(toy):
     samples = sound(20, seed=3)
     blocks = cut(samples, [1600] * 200)
     drafted, plain = (stream(toy(decoder), blocks, language="en", hop=0.2) for decoder in (SlotDecoder, Undrafted))
     assert committed(drafted) == committed(plain)
     assert [update.partial for update in drafted] == [update.partial for update in plain]
-    # Random weights say something else with every hop; on speech far more is saved (benchmarks/streaming.py).
+    # Random weights say something else with every hop; on speech far more is saved (benchmarks/stream_calls.py).
     assert sum(update.calls for update in drafted) < sum(update.calls for update in plain)
 
 

@@ -282,16 +282,26 @@ def test_the_likeliest_language_is_found_with_its_probability_among_languages(mu
     heights = {multilingual.language_token(code): 6.0, second: 4.0, 5900: 20.0, multilingual.timestamp_begin: 30.0}
     script = Polyglot(multilingual, heights)
     reader = WindowReader(Ear(), script, multilingual, SECONDS)
-    found, probability = reader.detect_language(reader.encode(Window(0, np.ones(RATE, np.float32))))
-    assert found == code
+    found = reader.detect_language(reader.encode(Window(0, np.ones(RATE, np.float32))))
+    assert found.code == code
     others = len(multilingual.languages) - 2
-    assert probability == pytest.approx(np.exp(6) / (np.exp(6) + np.exp(4) + others), rel=1e-4)
+    assert found.probability == pytest.approx(np.exp(6) / (np.exp(6) + np.exp(4) + others), rel=1e-4)
     assert script.asked == [([multilingual.sot], [], [0])]
 
 
 def test_an_english_model_hears_english(tokenizer):
     reader = WindowReader(Ear(), Polyglot(tokenizer, {5900: 20.0}), tokenizer, SECONDS)
-    assert reader.detect_language(reader.encode(Window(0, np.ones(RATE, np.float32)))) == ("en", 1.0)
+    found = reader.detect_language(reader.encode(Window(0, np.ones(RATE, np.float32))))
+    assert (found.code, found.probability) == ("en", 1.0)
+
+
+@pytest.mark.parametrize(("height", "sure"), [(0.0, True), (40.0, False)])
+def test_where_nobody_speaks_the_language_is_not_sure(multilingual, height, sure):
+    heights = {multilingual.language_token("de"): 30.0, multilingual.no_speech: height}
+    reader = WindowReader(Ear(), Polyglot(multilingual, heights), multilingual, SECONDS)
+    found = reader.detect_language(reader.encode(Window(0, np.ones(RATE, np.float32))))
+    assert (found.code, found.is_sure) == ("de", sure)
+    assert found.no_speech_prob == pytest.approx(0.0 if sure else 1.0, abs=1e-4)
 
 
 # On the device, whose buffers are few

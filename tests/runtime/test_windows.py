@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from whisper_runtime import windows
 from whisper_runtime.audio import SAMPLE_RATE as RATE
 from whisper_runtime.errors import AudioError
-from whisper_runtime.windows import FRAME, STEP, Window, WindowCutter, cut_windows, pauses, quiet_frames
+from whisper_runtime.windows import (
+    FRAME,
+    STEP,
+    Window,
+    WindowCutter,
+    cut_prices,
+    cut_windows,
+    pauses,
+    quiet_frames,
+)
 
 LOUD = -20.0  # dB of full scale, as speech is
 KEPT = round(windows._KEPT_SECONDS * RATE)
@@ -167,7 +176,7 @@ def test_silence_of_any_length_is_no_window(count, offset, block, window):
     for start in range(0, count, block):
         assert list(cutter.push(samples[start : start + block])) == []
         assert not cutter.has_sound
-        assert len(cutter.pending.samples) <= KEPT + STEP
+        assert sum(len(window.samples) for window in cutter.pending) <= KEPT + STEP
     assert list(cutter.finish()) == []
 
 
@@ -257,11 +266,11 @@ pause_levels = st.sampled_from([-120, LOUD - 30])
 
 @settings(max_examples=40, deadline=None)
 @given(window=st.integers(4, 10), length=pause_lengths, where=st.floats(0, 1), level=pause_levels)
-def test_a_full_window_is_cut_in_the_middle_of_a_pause_in_reach(window, length, where, level):
-    earliest = windows._PAUSES_FROM * window
-    start = earliest + where * (windows._SEARCH_TO * window - earliest - length)
-    samples = np.concatenate([speech(start), noise(round(length * RATE), level), speech(2 * window - start - length)])
-    first = cut(samples, window)[0]
+def test_what_is_too_much_for_one_window_is_cut_in_the_middle_of_a_pause(window, length, where, level):
+    total = 1.5 * window
+    start = (0.55 + 0.4 * where) * window - length / 2  # so that two windows are enough
+    samples = np.concatenate([speech(start), noise(round(length * RATE), level), speech(total - start - length)])
+    first, _ = cut(samples, window)
     # A soft end of a syllable may belong to the pause.
     assert abs(first.seconds - (start + length / 2)) <= 0.06
 
@@ -286,26 +295,58 @@ def test_speech_is_never_cut_between_its_pauses(phrases):
 
 
 def test_the_longer_pause_is_taken():
-    samples = seconds((4, LOUD), (0.6, None), (3, LOUD), (0.3, None), (7, LOUD))
-    assert inside(cut(samples)[0].seconds, (4, 0.6))
+    samples = seconds((6, LOUD), (0.6, None), (1, LOUD), (0.3, None), (6, LOUD))
+    assert inside(cut(samples)[0].seconds, (6, 0.6))
 
 
-def test_of_equal_pauses_the_later_is_taken():
-    samples = seconds((4, LOUD), (0.5, None), (3, LOUD), (0.5, None), (7, LOUD))
-    assert inside(cut(samples)[0].seconds, (7.5, 0.5))
+def test_of_equal_pauses_that_of_more_even_windows_is_taken():
+    samples = seconds((4.5, LOUD), (0.5, None), (2, LOUD), (0.5, None), (5, LOUD), (0.5, None), (1, LOUD))
+    assert inside(cut(samples)[0].seconds, (7, 0.5))
+
+
+def test_a_long_pause_that_makes_a_third_window_is_not_taken():
+    """Two windows of 8 s are read better than one of 3, one of 9 and one of 4."""
+    samples = seconds((3, LOUD), (0.6, None), (4.2, LOUD), (0.3, None), (4, LOUD), (0.3, None), (3.6, LOUD))
+    first, second = cut(samples)
+    assert inside(first.seconds, (7.8, 0.3))
+    assert first.seconds + second.seconds == len(samples) / RATE
 
 
 @pytest.mark.parametrize("level", [LOUD - 20, LOUD - 8])
 def test_without_a_pause_the_cut_is_at_the_quietest_place(level):
     samples = seconds((6, LOUD), (0.2, level), (1.8, LOUD), (0.2, LOUD - 4), (7, LOUD))
-    assert abs(len(cut(samples)[0].samples) / RATE - 6.1) <= 0.02
+    assert abs(len(cut(samples)[0].samples) / RATE - 6.1) <= 0.1
 
 
-@pytest.mark.parametrize("where", [1.0, 9.8])
-def test_quiet_places_too_early_or_too_late_are_not_used(where):
-    samples = seconds((where, LOUD), (0.2, None), (15 - where, LOUD))
-    first = cut(samples)[0]
-    assert windows._QUIET_FROM * 10 <= first.seconds <= windows._SEARCH_TO * 10
+@pytest.mark.parametrize("where", [1.0, 14.0])
+def test_a_pause_that_saves_no_cut_is_not_used(where):
+    samples = seconds((where, LOUD), (0.2, None), (14.8 - where, LOUD))
+    first, _ = cut(samples)
+    assert 4.8 <= first.seconds <= 10.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(0, 40), size=st.integers(2, 10), ended=st.booleans(), seed=st.integers(0, 99))
+def test_no_other_cut_is_cheaper(count, size, ended, seed):
+    """Against all of them, tried one by one."""
+    random = np.random.default_rng(seed)
+    frames = size * 100
+    levels = random.uniform(-60, -20, frames + 1 + count)
+    places, prices = cut_prices(levels, frames)
+    margin = frames // windows._PLACES
+
+    def window(length):
+        full = windows._FULL_PRICE if length / frames > windows._FULL else 0.0
+        return windows._EMPTY_PRICE * (1 - length / frames) ** 2 + full if length <= frames else np.inf
+
+    total = len(levels) + 1
+    ways = []
+    for place, price in zip(places.tolist(), prices, strict=True):
+        if margin <= place <= min(len(levels) - margin, frames) and total - place <= frames:
+            ways.append((window(place) + price + (window(total - place) if ended else 0.0), place))
+    cost, place = min(ways)
+    assert cost < np.inf
+    assert windows.best_cut(levels, frames, ended) == place  # two windows are enough
 
 
 # The end of the blocks
@@ -349,7 +390,7 @@ def test_windows_come_as_soon_as_they_are_complete():
 
     first, second = itertools.islice(cut_windows(blocks(), 10), 2)
     assert second.start == len(first.samples)
-    assert taken <= 22
+    assert taken <= 2 * 10 + windows._AHEAD * 10 + 2
 
 
 # The cutter
@@ -357,20 +398,19 @@ def test_windows_come_as_soon_as_they_are_complete():
 
 def test_pending_is_what_came_in_since_the_last_window():
     samples = noise(12 * RATE)
-    cutter = WindowCutter(10)
+    cutter = WindowCutter(4)
     end = 0
     for start in range(0, len(samples), 1234):
         for window in cutter.push(samples[start : start + 1234]):
             end = window.start + len(window.samples)
         pending = cutter.pending
-        assert pending.start == end
-        assert len(pending.samples) <= 10 * RATE
-        assert np.array_equal(pending.samples, samples[end : start + 1234][: 10 * RATE])
+        assert pending[0].start == end
+        assert all(0 < len(window.samples) <= 4 * RATE for window in pending)
+        assert np.array_equal(np.concatenate([window.samples for window in pending]), samples[end : start + 1234])
         assert cutter.has_sound == (start + 1234 >= FRAME)
-    (last,) = cutter.finish()
-    assert last.start == end
+    *_, last = cutter.finish()
     assert last.start + len(last.samples) == len(samples)
-    assert len(cutter.pending.samples) == 0
+    assert [len(window.samples) for window in cutter.pending] == [0]
     assert not cutter.has_sound
 
 
@@ -381,9 +421,9 @@ def test_windows_do_not_change_when_more_comes_in():
     for seed in range(30):
         block[:] = noise(STEP, seed=seed)  # a caller may use its buffer again
         pending += cutter.push(block)
-        pending.append(cutter.pending)
+        pending += cutter.pending
         if seed == 0:
-            first = cutter.pending.samples.copy()
+            first = cutter.pending[0].samples.copy()
     assert np.array_equal(pending[0].samples, first)
     samples = np.concatenate([noise(STEP, seed=seed) for seed in range(30)])
     for window in pending:
@@ -398,7 +438,7 @@ def test_memory_does_not_grow_with_the_recording(kind):
         "speech": [(2.3, LOUD), (0.4, LOUD - 30), (1.9, LOUD), (1.3, LOUD - 30), (4.1, LOUD), (10, None)],
     }[kind]
     samples = seconds(*parts)
-    bytes_of_window = 10 * RATE * samples.itemsize
+    most_samples = (1 + windows._AHEAD) * 10 * RATE * samples.itemsize
 
     def peak(rounds):
         tracemalloc.start()
@@ -407,15 +447,16 @@ def test_memory_does_not_grow_with_the_recording(kind):
             for _ in range(rounds):
                 for start in range(0, len(samples), 800):
                     collections.deque(cutter.push(samples[start : start + 800]), maxlen=0)
-                    assert len(cutter.pending.samples) <= 10 * RATE
+                    held = sum(len(window.samples) for window in cutter.pending)
+                    assert held <= (1 + windows._AHEAD) * 10 * RATE + STEP
             return tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
 
     held, most = peak(9)
-    # A window and a step of samples, while they are put together the same again, and a window that is handed out.
-    assert held <= 1.2 * bytes_of_window
-    assert most <= 3.5 * bytes_of_window
+    # All that is pending, while it is put together the same again, and a window that is handed out.
+    assert held <= 1.2 * most_samples
+    assert most <= 3.5 * most_samples
     assert most <= 1.05 * peak(2)[1]
 
 
