@@ -132,7 +132,9 @@ class WindowReader:
             if self._is_sure(best.decoded) or hears_nothing(best.decoded):
                 break
             looked = self.glance(window, self.encode(window, look), prompt, best.decoded.tokens)
-            best = max(best, replace(looked, shift=self._shift(window, look)), key=self._worth)
+            looked = replace(looked, shift=self._shift(window, look))
+            if not self._says_again(best.decoded, looked.decoded):
+                best = looked if self._says_again(looked.decoded, best.decoded) else max(best, looked, key=self._worth)
         return best
 
     def _shift(self, window: Window, look: Look) -> float:
@@ -140,6 +142,12 @@ class WindowReader:
 
     def _worth(self, reading: Reading) -> tuple[bool, float]:
         return not self._repeats(reading.decoded), reading.decoded.avg_logprob
+
+    def _says_again(self, once: Decoded, again: Decoded) -> bool:
+        """Whether one text is the other one over and over. A model likes what it says again better each time."""
+        short, long = ("".join(filter(str.isalnum, self._tokenizer.decode(each.tokens))) for each in (once, again))
+        rounds = len(long) // max(1, len(short))
+        return rounds > 1 and short.casefold() * rounds == long.casefold()
 
     def _is_sure(self, decoded: Decoded) -> bool:
         return decoded.avg_logprob >= DOUBTFUL_LOGPROB and not self._repeats(decoded)

@@ -499,3 +499,51 @@ def test_no_text_ends_in_a_loop(tokenizer, words):
     decoded, _ = decode(tokenizer, saying(text, tokenizer.eot), seconds=1.0)
     assert loop_length(decoded.tokens) == 0
     assert decoded.looped == (decoded.tokens != tuple(text))
+
+
+# A phrase twice
+
+
+def saying_twice(phrase, eot, lead, end_lead, mark=()):
+    """The script of a phrase twice: how far the end of text is behind after the first round, and after the second."""
+    text = [*phrase, *phrase, *mark]
+
+    def script(said):
+        if said is None:
+            return {}
+        if len(said) == len(phrase):
+            return {phrase[0]: 9.0, eot: 9.0 - lead}
+        if said == text:
+            return {text[0]: 9.0, eot: 9.0 - end_lead} if end_lead > 0 else {eot: 9.0}
+        return {text[len(said)]: 9.0}
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("lead", "end_lead", "rounds"),
+    [
+        (0.7, 0.8, 1),  # "Go forward 10 meters." as tiny reads it in a window of 10 s
+        (2.3, 1.8, 1),
+        (1.5, 0.0, 2),
+        (3.7, 1.5, 2),  # the same recording, joined to twice its length
+        (4.5, 4.4, 2),  # sure of itself: then it was said
+    ],
+)
+def test_a_phrase_twice_is_kept_if_the_end_of_text_came_nearer(tokenizer, monkeypatch, lead, end_lead, rounds):
+    phrase = tokenizer.encode(" Go forward ten meters.")
+    monkeypatch.setattr(decoding, "EOT_MARGIN", end_lead)
+    for mark in ((), tokenizer.encode("!")):
+        script = saying_twice(phrase, tokenizer.eot, lead, end_lead, mark)
+        # Two tokens a second from the second round on: before, the text may not end by the margin.
+        decoded, _ = decode(tokenizer, script, seconds=len(phrase))
+        assert decoded.tokens == (*phrase, *([*phrase, *mark] if rounds == 2 else ()))
+        drafted, _ = decode(tokenizer, script, [*phrase, *phrase, *mark], seconds=len(phrase))
+        assert drafted == decoded
+
+
+def test_only_a_whole_text_is_said_twice(tokenizer):
+    """Within a text, repetitions are speech until there are so many that they are a loop."""
+    text = tokenizer.encode(" Well, go on, go on")
+    decoded, _ = decode(tokenizer, saying(text, tokenizer.eot))
+    assert decoded.tokens == tuple(text)

@@ -151,6 +151,14 @@ def test_of_equal_texts_the_first_is_taken(read):
     assert len(ear.mels) == len(SHIFTS)
 
 
+@pytest.mark.parametrize("texts", [(ONE, ONE * 2), (ONE * 3, ONE), (ONE, ONE.upper() + ONE)])
+def test_of_a_text_and_the_same_again_and_again_it_is_taken_once(read, texts):
+    """A model is ever surer of what it repeats."""
+    doubts = [WORST if text == ONE else WORSE for text in texts]
+    text, _, _, _ = read(*zip(texts, doubts, strict=True))
+    assert text == ONE
+
+
 def test_a_window_without_room_is_not_shown_the_same_picture_again(read):
     text, reading, ear, _ = read((ONE, WORST), (OTHER, SURE), length=SECONDS)
     assert text == OTHER
