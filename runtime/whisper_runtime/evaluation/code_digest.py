@@ -6,16 +6,8 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parent.parent
 _MODULES = (
     *("audio", "backends.onnxruntime", "backends.hailort", "decoding", "embedding", "host_decoder", "loops", "mel"),
-    *(
-        "segmenting",
-        "slot_decoder",
-        "spoken_language",
-        "token_rules",
-        "tokenizer",
-        "transcriber",
-        "window_reader",
-        "windows",
-    ),
+    *("segmenting", "slot_decoder", "spoken_language", "token_rules", "tokenizer", "transcriber", "window_reader"),
+    "windows",
 )
 
 
