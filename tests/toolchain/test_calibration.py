@@ -117,6 +117,43 @@ def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path, share):
     assert Journal(path).done.texts[7] == [1]
 
 
+DAMAGE = (b"\x00\xff\x00", b"[1, 2]", b"null", b'{"texts": 5}', b'{"texts": [[0, null]]}', b'{"texts": [[99, [1]]]}')
+DAMAGE += (b'{"cut": [["c", [{"recording": "c"}]]]}', b'{"cut": [["c", 3]]}', b'{"cut": "', b"{}")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("line", [0, 1, 2])
+def test_what_follows_a_damaged_line_is_made_again(tmp_path, damage, line):
+    path = tmp_path / "journal"
+    fill_journal(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line] = damage + b"\n"
+    path.write_bytes(b"".join(lines))
+    journal = Journal(path)
+    assert journal.damaged_line == line + 1
+    assert journal.done.recordings == (["a", "silence"] if line else [])
+    assert journal.done.texts == ({0: [], 1: [5, 6]} if line == 2 else {})
+    assert path.read_bytes() == b"".join(lines[:line])
+    journal.add_recordings([("c", [cut_window("c")])])
+    again = Journal(path)
+    assert again.done == journal.done
+    assert again.damaged_line is None
+
+
+@given(st.data())
+def test_bytes_of_any_kind_are_no_traceback(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    done = fill_journal(path)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    path.write_bytes(bytes(content))
+    found = Journal(path).done
+    assert found.windows == done.windows[: len(found.windows)]
+    assert found.texts.items() <= done.texts.items()
+    assert Journal(path).damaged_line is None
+
+
 # The holdout
 
 

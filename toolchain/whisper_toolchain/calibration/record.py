@@ -106,6 +106,8 @@ def record(
         with ExitStack() as stack:
             journal_path = folder / f"{files.rows}.journal"
             journal = Journal(journal_path)
+            if journal.damaged_line is not None:
+                _say(f"calibrate: {journal_path}: line {journal.damaged_line} is damaged; what follows is made again")
             arrays = stack.enter_context(_Arrays(folder, files, encoder_rows, decoder_rows, model.plan))
             decoding = stack.enter_context(_Decoding(model, arrays, journal, files.mel))
             _cut(utterances, encoder_rows, arrays, journal, model.plan.seconds, decoding)
@@ -295,11 +297,15 @@ class _Progress:
         self._bar.update(done - self._bar.n)
         fifth = done * 5 // max(1, self._total)
         if self._bar.disable and fifth > self._fifth:
-            print(f"{self._what}: {done} of {self._total} windows", file=sys.stderr, flush=True)  # noqa: T201
+            _say(f"{self._what}: {done} of {self._total} windows")
         self._fifth = fifth
 
     def close(self) -> None:
         self._bar.close()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _write_rows(path: Path, done: Done, tokenizer: Tokenizer) -> None:
