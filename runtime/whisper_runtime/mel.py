@@ -62,8 +62,11 @@ def log_mel_spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     padded = np.pad(samples.astype(np.float32, copy=False), half, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH]
     frames = frames[: len(samples) // HOP_LENGTH]
-    spectrum = np.fft.rfft(frames * _hann_window(), axis=1)
-    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32, copy=False)
+    # Most windows end in padding, and what is all zeros needs no transform.
+    sounding = -(-(int(np.flatnonzero(padded)[-1]) + 1) // HOP_LENGTH) if padded.any() else 0
+    spectrum = np.fft.rfft(frames[:sounding] * _hann_window(), axis=1)
+    power = np.zeros((len(frames), 1 + N_FFT // 2), np.float32)
+    power[:sounding] = spectrum.real**2 + spectrum.imag**2
     log_mel = np.log10(np.maximum(mel_filterbank() @ power.T, np.float32(1e-10)))
     log_mel = np.maximum(log_mel, log_mel.max() - np.float32(8.0))
     scaled: NDArray[np.float32] = (log_mel + np.float32(4.0)) / np.float32(4.0)

@@ -174,11 +174,8 @@ class _Head:
         self._embedding = embedding
         self._eot = eot
         self._first, self._later = (_forbidden(rules, text, len(embedding)) for text in ([], [0]))
-        coarse = embedding.bfloat16()
-        self._exact: _Product | None = _Product(embedding)
-        self._coarse = coarse if _is_quicker(coarse, self._exact) else None
-        if self._coarse is not None:
-            self._exact = None
+        coarse, exact = embedding.bfloat16(), _Product(embedding)
+        self._product: _Product | torch.Tensor = coarse if _is_quicker(coarse, exact) else exact
 
     def leaders(self, x: torch.Tensor, first: bool, room: torch.Tensor) -> list[_Leader]:
         """The leader after each of the states (rows, d).
@@ -191,13 +188,13 @@ class _Head:
         forbidden = self._first if first else self._later
         logits = room[: len(x)]
         # Few tokens are forbidden: writing to them is much quicker than adding a row of zeros and infinities.
-        if self._exact is not None:
-            self._exact(x, logits)
+        if isinstance(self._product, _Product):
+            self._product(x, logits)
             logits.index_fill_(1, forbidden, -torch.inf)
             best, tokens = logits.topk(2)
             eot, lead = logits[:, self._eot], best[:, 0] - best[:, 1]
         else:
-            logits.copy_(x.bfloat16() @ self._coarse.T).index_fill_(1, forbidden, -torch.inf)
+            logits.copy_(x.bfloat16() @ self._product.T).index_fill_(1, forbidden, -torch.inf)
             rough, candidates = logits.topk(_CANDIDATES)
             exact = (self._embedding[candidates] @ x[..., None])[..., 0]
             best, order = exact.topk(2)
