@@ -63,7 +63,8 @@ def log_mel_spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH]
     frames = frames[: len(samples) // HOP_LENGTH]
     # Most windows end in padding, and what is all zeros needs no transform.
-    sounding = -(-(int(np.flatnonzero(padded)[-1]) + 1) // HOP_LENGTH) if padded.any() else 0
+    sounds = padded[::-1] != 0.0
+    sounding = -(-(len(padded) - int(sounds.argmax())) // HOP_LENGTH) if sounds.any() else 0
     spectrum = np.fft.rfft(frames[:sounding] * _hann_window(), axis=1)
     power = np.zeros((len(frames), 1 + N_FFT // 2), np.float32)
     power[:sounding] = spectrum.real**2 + spectrum.imag**2
