@@ -48,7 +48,7 @@ START = 50258
 
 
 def reference_seconds(plan: ShapePlan, pieces: Iterator[np.ndarray], rows: int) -> float:
-    """Seconds that the reference takes for so many pieces of sound; reading them is part of it, loading graphs is not."""
+    """Seconds that the reference takes for so many pieces of sound, with reading them, without loading graphs."""
     export = WORKSPACE.export(plan)
     encoder, decoder = (
         onnxruntime.InferenceSession(str(export / name), providers=["CPUExecutionProvider"])

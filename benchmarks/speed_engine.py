@@ -3,7 +3,7 @@
     python benchmarks/speed_engine.py NAME VARIANT ARCH
 
 One JSON text a line: `{"clip": path}` in, `{"text", "work", "decoding", "calls", "encodings", "peak"}` out: seconds of
-all the work from samples to text, seconds of decoding in them, decoder calls, encoder calls, and MB of memory at most so
+all the work from samples to text, seconds of decoding in them, decoder and encoder calls, and MB of memory at most so
 far. A first line says that the engine is loaded. Reading the clip's file is not counted.
 
 Nothing is imported here that not every engine needs: one runs in an interpreter without this project's packages, and
