@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.decoding import GreedyDecoder
+from whisper_runtime.errors import TokenizerError
 from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder, fill_slots
 from whisper_runtime.token_rules import TokenRules
@@ -31,6 +32,7 @@ from whisper_toolchain.calibration.selection import HOLDOUT_WINDOWS, mix, split_
 from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.errors import DatasetError
 from whisper_toolchain.float_model import load_tokenizer
+from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
 # Arrays
 
@@ -346,6 +348,30 @@ def test_close_choices_are_left_to_the_runtime(float_model, encoded, speech, tmp
     record(speech.utterances(), 6, 6, CALIBRATION, tmp_path / "exact", float_model)
     for name in (*CALIBRATION.arrays, CALIBRATION.rows):
         assert (tmp_path / "batched" / name).read_bytes() == (tmp_path / "exact" / name).read_bytes()
+
+
+def test_a_damaged_journal_is_said_and_made_good(float_model, speech, tmp_path, capsys):
+    for name in ("good", "damaged"):
+        (tmp_path / name).mkdir()
+    journal = tmp_path / "damaged" / f"{CALIBRATION.rows}.journal"
+    journal.write_bytes(b"\x00\x00\n")
+    for name in ("good", "damaged"):
+        record(speech.utterances(), 3, 2, CALIBRATION, tmp_path / name, float_model)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "journal" in line]
+    assert lines == [f"calibrate: {journal}: line 1 is damaged; what follows is made again"]
+    for name in (*CALIBRATION.arrays, CALIBRATION.rows):
+        assert (tmp_path / "good" / name).read_bytes() == (tmp_path / "damaged" / name).read_bytes()
+
+
+def test_the_prompt_names_the_language(workspace, toy_checkpoint, float_model):
+    dims = Dimensions(80, 50, 16, 2, 1, 51865, 448, 16, 2, 1)
+    plan, checkpoint = ShapePlan("toy", "hailo8", 1, 12, dims), toy_checkpoint(dims, 1)
+    tokenizer = load_tokenizer(workspace.whisper, dims)
+    for language, options in (("en", ()), ("de", ("de",))):
+        model = FloatModel.of(plan, float_model.backend, checkpoint, tokenizer, *options)
+        assert model.batched.prompt == tokenizer.sot_sequence(language)
+    with pytest.raises(TokenizerError, match="unknown language 'xx'"):
+        FloatModel.of(plan, float_model.backend, checkpoint, tokenizer, "xx")
 
 
 def run_and_kill(code, arguments, seconds):

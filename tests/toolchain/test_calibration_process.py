@@ -1,6 +1,7 @@
 """A calibration set's recording as a process: killed at random points, and with little memory."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,14 @@ def test_killed_ten_times_it_ends_in_the_same_bytes(toy):
     rows = [json.loads(line) for line in (toy.folder / "whole" / CALIBRATION.rows).read_text().splitlines()]
     lengths = {len(row["tokens"]) for row in rows[:120]}
     assert len(lengths) > 3, lengths
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a second core to compare with")
+def test_the_number_of_cores_makes_no_difference(toy):
+    toy.run("whole")
+    toy.run("one_core")
+    for name in (*CALIBRATION.arrays, CALIBRATION.rows):
+        assert (toy.folder / "whole" / name).read_bytes() == (toy.folder / "one_core" / name).read_bytes()
 
 
 def test_memory_does_not_grow_with_the_rows(toy):

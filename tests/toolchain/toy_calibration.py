@@ -2,6 +2,7 @@
 
     python toy_calibration.py interrupted FOLDER COUNT SEED   killed so many times, then to its end
     python toy_calibration.py whole FOLDER
+    python toy_calibration.py one_core FOLDER                 the same on one core
     python toy_calibration.py bounded FOLDER ROWS BYTES       few rows, then so many with so little further memory
 
 FOLDER holds checkpoint.safetensors, both graphs, the tokenizer's ranks and `speech`. Each prints a JSON text.
@@ -89,7 +90,9 @@ def main() -> None:
     elif what == "bounded":
         result = bounded(folder, *numbers)
     else:
-        result = {"rows": record(folder, folder / "whole", ROWS, ROWS - 20)}
+        if what == "one_core":
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        result = {"rows": record(folder, folder / what, ROWS, ROWS - 20)}
     print(json.dumps(result))
 
 

@@ -68,9 +68,14 @@ class FloatModel:
     tokenizer: Tokenizer
 
     @classmethod
-    def of(cls, plan: ShapePlan, backend: Backend, checkpoint: Checkpoint, tokenizer: Tokenizer) -> "FloatModel":
-        """The model of a checkpoint, of which only the embeddings are kept, as they are stored."""
-        batched = BatchedDecoder(checkpoint, plan.sequence, tokenizer, tokenizer.sot_sequence())
+    def of(
+        cls, plan: ShapePlan, backend: Backend, checkpoint: Checkpoint, tokenizer: Tokenizer, language: str = "en"
+    ) -> "FloatModel":
+        """The model of a checkpoint, of which only the embeddings are kept, as they are stored.
+
+        `language` is the code of what is spoken. Raises TokenizerError if the model does not know it.
+        """
+        batched = BatchedDecoder(checkpoint, plan.sequence, tokenizer, tokenizer.sot_sequence(language))
         weight, positional = (checkpoint.state[f"decoder.{name}"] for name in HOST_TENSORS)
         return cls(plan, backend, batched, TokenEmbedding(weight, positional), tokenizer)
 
