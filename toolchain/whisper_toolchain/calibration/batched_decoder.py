@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 from whisper_runtime.decoding import EOT_MARGIN, TEXT_LIMIT, loop_at_end, may_end
 from whisper_runtime.slot_decoder import dropped, fill_slots
@@ -96,6 +96,7 @@ class BatchedDecoder:
         """
         with torch.inference_mode():
             batch = _Batch(torch.from_numpy(features), self._sequence, len(self._blocks), self._heads)
+            del features  # the batch gives up those of texts that have ended
             return self._decode(batch, seconds)
 
     def _decode(self, batch: "_Batch", seconds: Sequence[float]) -> list[BatchedText]:
@@ -214,17 +215,21 @@ class _Product:
     """x -> x @ weight.T on one thread; several threads may call it at once."""
 
     def __init__(self, weight: torch.Tensor) -> None:
-        """Lay out a weight (n, d) float32."""
+        """Lay out a weight (n, d) float32, whose memory is used as it is."""
         columns, size = weight.shape
+        declared = TensorProto(name="weight", dims=weight.shape, data_type=TensorProto.FLOAT)
+        # Given to the session below, and not in the file: that would be three copies on the way.
+        declared.data_location = TensorProto.EXTERNAL
+        declared.external_data.add(key="location", value="given")
         graph = helper.make_graph(
-            [helper.make_node("MatMul", ["x", "weight"], ["product"])],
+            [helper.make_node("Gemm", ["x", "weight"], ["product"], transB=1)],
             "product",
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", size])],
             [helper.make_tensor_value_info("product", TensorProto.FLOAT, ["rows", columns])],
-            [numpy_helper.from_array(np.ascontiguousarray(weight.numpy().T), "weight")],
+            [declared],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-        self._session = open_session(model.SerializeToString(), threads=1)
+        self._session = open_session(model.SerializeToString(), threads=1, weights={"weight": weight.numpy()})
 
     def __call__(self, x: torch.Tensor, product: torch.Tensor) -> None:
         """Write the product of x (rows, d) into `product` (rows, n), both contiguous float32."""

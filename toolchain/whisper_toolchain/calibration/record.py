@@ -302,18 +302,25 @@ class _Decoding:
     def _decode(self, rows: Sequence[int]) -> dict[int, list[int]]:
         """Decode windows that are encoded, and write their rows."""
         model, arrays = self._model, self._arrays
-        features = np.concatenate([arrays.features.read(row) for row in rows])
         seconds = [self._seconds[row] for row in rows]
         texts = {}
-        for row, encoded, length, text in zip(
-            rows, features, seconds, model.batched.decode(features, seconds), strict=True
-        ):
-            tokens = text.tokens if text.sure else self._decode_exactly(encoded[None], length, text.tokens)
+        # The features are not kept here, so that the decoding can give up those of texts that have ended.
+        decoded = model.batched.decode(self._features(rows), seconds)
+        for row, length, text in zip(rows, seconds, decoded, strict=True):
+            tokens = text.tokens if text.sure else self._decode_exactly(arrays.features.read(row), length, text.tokens)
             ids, positions = fill_slots(self._prompt, tokens, model.plan.sequence)
             arrays.token_embeddings.write(row, model.embedding.embed(ids, positions, model.plan.sequence))
             arrays.lengths.write(row, np.array(len(ids), np.int32))
             texts[row] = list(tokens)
         return texts
+
+    def _features(self, rows: Sequence[int]) -> np.ndarray:
+        """Those of some rows, (rows, frames, d)."""
+        plan = self._model.plan
+        features = np.empty((len(rows), plan.feature_frames, plan.state), np.float32)
+        for place, row in enumerate(rows):
+            features[place] = self._arrays.features.read(row)[0]
+        return features
 
     def _decode_exactly(self, features: np.ndarray, seconds: float, draft: Sequence[int]) -> tuple[int, ...]:
         """The text by the runtime's own decoder."""
