@@ -2,9 +2,12 @@
 
 One thread cuts and computes mels, which is mostly Python; one a core encodes and decodes, each on a thread of its own,
 so that no pools of threads fight for the cores. All of them write rows as they are made, at places that the drawing
-order fixes. So an interrupted run goes on where it stopped and ends in the same bytes, on any number of cores, and
-memory grows with the cores (tiny.en: 0.8 GB on one, 0.1 GB for each further one; base at 10 s: 1.2 and 0.1) and not
-with the set.
+order fixes, and nothing in a row depends on the rows beside it or on the number of threads. So an interrupted run goes
+on where it stopped and ends in the same bytes, on any number of cores. What is lost is what was encoded and not yet
+decoded, a batch for each core at most, and what was not yet noted in the journal.
+
+Memory grows with the cores and not with the set: the weights, and for each core the features of a batch (_BATCH_BYTES)
+with its logits.
 """
 
 import json
