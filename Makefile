@@ -132,6 +132,7 @@ $(RIVALS): benchmarks/requirements.txt $(INSTALLED)
 
 bench: $(RIVALS)
 	$(MAKE) demo VARIANT=tiny.en ARCH=hailo8
+	-$(MAKE) export VARIANT=base ARCH=hailo8
 	$(VENV)/bin/python benchmarks/bench.py $(call option,--speech,$(DATASET))
 
 wheels: $(INSTALLED)

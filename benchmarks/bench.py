@@ -31,6 +31,7 @@ RESULTS = BENCHMARKS / "results"
 TIMEOUT = 15 * 60
 PACKAGES = ("numpy", "onnxruntime", "torch", "soundfile", "tiktoken")
 MODEL = ("--variant", "tiny.en", "--arch", "hailo8")
+BASE = ("--variant", "base", "--arch", "hailo8")
 BUNDLE = ROOT / "artifacts" / "whisper-tiny.en-10s-seq32-hailo8" / "latest"
 
 
@@ -40,7 +41,8 @@ def commands(speech: str) -> dict[str, list[str]]:
         "mel": ["mel.py"],
         "host cost of a decoder step": ["decoder_step.py"],
         "export": ["export_cost.py", *MODEL],
-        "calibration": ["calibration.py", *MODEL, "--rows", "256", speech],
+        "calibration": ["calibration.py", *MODEL, "--rows", "1024", speech],
+        "calibration, base": ["calibration.py", *BASE, "--rows", "512", speech],
         "start-up, decoder on the host": ["start_up.py", str(BUNDLE), "--decoder", "host", "--runs", "5"],
         "start-up, decoder of the bundle": ["start_up.py", str(BUNDLE), "--decoder", "device", "--runs", "5"],
         "calls of a stream": ["stream_calls.py", *MODEL, "--seconds", "30", speech],

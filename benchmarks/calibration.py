@@ -129,9 +129,14 @@ def main() -> int:
     print(f"peak memory of ours: {megabytes:.0f} MB")
     return tell(
         Figure(
-            "calibration, a row", 1000 * seconds, "ms", "reference flow", 1000 * reference, most_ratio=MOST_OF_REFERENCE
+            f"calibration of {plan.variant}, a row",
+            1000 * seconds,
+            "ms",
+            "reference flow",
+            1000 * reference,
+            most_ratio=MOST_OF_REFERENCE,
         ),
-        Figure("peak memory of calibration", megabytes, "MB", most=MOST_MEGABYTES),
+        Figure(f"peak memory of calibration of {plan.variant}", megabytes, "MB", most=MOST_MEGABYTES),
     )
 
 
