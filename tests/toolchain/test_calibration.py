@@ -103,6 +103,8 @@ def test_a_journal_says_again_what_it_was_told(tmp_path):
     assert [window.recording for window in done.windows] == ["a", "a", "b"]
     assert done.texts == {0: [], 1: [5, 6]}
     assert Journal(tmp_path / "journal").done == done
+    Journal(tmp_path / "journal").add_encoded([2, 0])
+    assert Journal(tmp_path / "journal").done.encoded == {0, 2}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])

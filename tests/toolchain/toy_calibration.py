@@ -84,7 +84,7 @@ def main() -> None:
     """Do what the arguments say."""
     what, folder, *numbers = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
     # Small pieces, so that there is much to be interrupted.
-    recording._RECORDINGS, recording._MOST_BATCH = 2, 4
+    recording._RECORDINGS, recording._MOST_BATCH, recording._ENCODED_TO_NOTE = 2, 4, 4
     if what == "interrupted":
         result = interrupted(folder, *numbers)
     elif what == "bounded":

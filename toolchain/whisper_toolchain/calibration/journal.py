@@ -39,11 +39,13 @@ class Done:
     Attributes:
         recordings: ids of those that are cut, in their order.
         windows: theirs; the index is the row.
+        encoded: rows whose features are there.
         texts: row -> tokens, where the decoder's arrays have that row.
     """
 
     recordings: list[str] = field(default_factory=list)
     windows: list[CutWindow] = field(default_factory=list)
+    encoded: set[int] = field(default_factory=set)
     texts: dict[int, list[int]] = field(default_factory=dict)
 
 
@@ -81,6 +83,11 @@ class Journal:
         if cut:
             self._add({"cut": [[recording, [asdict(window) for window in windows]] for recording, windows in cut]})
 
+    def add_encoded(self, rows: Sequence[int]) -> None:
+        """Rows of the features are on disk."""
+        if rows:
+            self._add({"encoded": sorted(rows)})
+
     def add_texts(self, texts: dict[int, list[int]]) -> None:
         """Rows of the decoder's arrays are on disk."""
         self._add({"texts": [[row, tokens] for row, tokens in sorted(texts.items())]})
@@ -93,6 +100,7 @@ class Journal:
         for recording, windows in entry.get("cut", ()):
             self.done.recordings.append(recording)
             self.done.windows += [CutWindow(**window) for window in windows]
+        self.done.encoded.update(entry.get("encoded", ()))
         self.done.texts.update(dict(entry.get("texts", ())))
 
 

@@ -3,8 +3,8 @@
 One thread cuts and computes mels, which is mostly Python; one a core encodes and decodes, each on a thread of its own,
 so that no pools of threads fight for the cores. All of them write rows as they are made, at places that the drawing
 order fixes, and nothing in a row depends on the rows beside it or on the number of threads. So an interrupted run goes
-on where it stopped and ends in the same bytes, on any number of cores. What is lost is what was encoded and not yet
-decoded, a batch for each core at most, and what was not yet noted in the journal.
+on where it stopped and ends in the same bytes, on any number of cores. What is lost is what was not yet noted in the
+journal: the batches that were being decoded, and some windows that were cut or encoded.
 
 Memory grows with the cores and not with the set: the weights, and for each core the features of a batch (_BATCH_BYTES)
 with its logits.
@@ -48,6 +48,7 @@ _BATCH_BYTES = 66e6  # of features
 _ENCODED_AT_ONCE = 4  # windows, so that a worker is not long without asking what is next
 
 _RECORDINGS = 32  # that are cut between two entries in the journal
+_ENCODED_TO_NOTE = 32  # windows that are encoded between two entries
 _MOST_WORKERS = 8
 _FULL_SCALE = 0.999
 
@@ -230,6 +231,7 @@ class _Decoding:
         self._seconds: dict[int, float] = {}
         self._to_encode: deque[int] = deque()
         self._encoded: list[int] = []
+        self._unnoted: list[int] = []  # of those that are encoded
         self._encoding: dict[Future[None], list[int]] = {}
         self._batches: deque[list[int]] = deque()
         self._decoding: set[Future[dict[int, list[int]]]] = set()
@@ -246,7 +248,10 @@ class _Decoding:
         """Take a window whose mel is written, if it is to be decoded and has not been. Raises what went wrong."""
         if row < self._arrays.features.rows and row not in self._journal.done.texts:
             self._seconds[row] = window.samples / SAMPLE_RATE
-            self._to_encode.append(row)
+            if row in self._journal.done.encoded:
+                self._encoded.append(row)
+            else:
+                self._to_encode.append(row)
             self._go_on()
 
     def finish(self) -> None:
@@ -263,7 +268,13 @@ class _Decoding:
         """Take what is ready and keep the workers busy; `all_known`: no more rows will come."""
         for encoded in [future for future in self._encoding if future.done()]:
             encoded.result()
-            self._encoded += self._encoding.pop(encoded)
+            rows = self._encoding.pop(encoded)
+            self._encoded += rows
+            self._unnoted += rows
+        if len(self._unnoted) >= _ENCODED_TO_NOTE:
+            self._arrays.features.sync()
+            self._journal.add_encoded(self._unnoted)
+            self._unnoted.clear()
         self._note({future for future in self._decoding if future.done()})
         last = all_known and not self._to_encode and not self._encoding
         group = self._size * self._workers
