@@ -289,15 +289,16 @@ def figures(report: Report, names: Sequence[str]) -> Iterator[Figure]:
             median = report.ratios(name, other, time_of)[1]
             yield Figure(f"{name}: {time_of}, median of the clips' ratios", median, "", other, 1.0, most_ratio=most)
     for name in names:
-        if name in ("openai-whisper", FASTER_WHISPER):
+        if name == "openai-whisper" or name.startswith((FASTER_WHISPER, REFERENCE)):
             continue
         for other in ("openai-whisper", FASTER_WHISPER):
             if other in names:
                 mine, theirs = (report.per_second(each, "work") for each in (name, other))
                 yield Figure(f"{name}: real-time factor", mine, "", other, theirs)
-        if calls := report.per_second(name, "calls"):
-            yield Figure(f"{name}: decoder calls", 60 * calls, "/min of speech")
-            yield Figure(f"{name}: encoder calls", 60 * report.per_second(name, "encodings"), "/min of speech")
+        reference = REFERENCE_STREAM if name.endswith("/stream") else REFERENCE
+        for what, calls in (("decoder calls", "calls"), ("encoder calls", "encodings")):
+            beside = (reference, 60 * report.per_second(reference, calls)) if reference in names else (None, None)
+            yield Figure(f"{name}: {what}", 60 * report.per_second(name, calls), "/min of speech", *beside)
         yield Figure(f"{name}: peak memory", report.peak(name), "MB")
 
 
