@@ -294,7 +294,7 @@ def figures(report: Report, names: Sequence[str]) -> Iterator[Figure]:
         for other in ("openai-whisper", FASTER_WHISPER):
             if other in names:
                 mine, theirs = (report.per_second(each, "work") for each in (name, other))
-                yield Figure(f"{name}: real-time factor", mine, "", other, theirs)
+                yield Figure(f"{name}: real-time factor", mine, "s/s", other, theirs)
         reference = REFERENCE_STREAM if name.endswith("/stream") else REFERENCE
         for what, calls in (("decoder calls", "calls"), ("encoder calls", "encodings")):
             beside = (reference, 60 * report.per_second(reference, calls)) if reference in names else (None, None)
