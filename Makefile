@@ -11,6 +11,8 @@ DATASET    ?=
 CHECKPOINT ?=
 SAMPLES    ?=
 SEED       ?= 0
+# Not from the environment, where LANGUAGE is what programs speak to their user.
+LANGUAGE    =
 PYTHON     ?= python3
 DFC_PYTHON ?=
 OFFLINE    ?=
@@ -67,7 +69,7 @@ help:
 	@echo 'CHECKPOINT=path       your own weights             DATASET=path   your own speech'
 	@echo 'COMPILER  auto, dfc, emulator  now: '$(call quote,$(COMPILER))
 	@echo 'DFC_PYTHON=path    the Python that has the DFC     RECIPE=path    your own recipe'
-	@echo 'SAMPLES, SEED         size and choice of the calibration set'
+	@echo 'SAMPLES, SEED         size and choice of the calibration set; LANGUAGE=code   what is spoken in it'
 	@echo 'AUDIO=path, TEXT=words   a recording of your own for validate-app; APP_PYTHON=path  the Python that runs the app'
 	@echo 'OFFLINE=1             use only what is already here'
 	@echo 'PYTHON    interpreter for .venv, 3.10 to 3.12      now: '$(call quote,$(PYTHON))
@@ -92,7 +94,7 @@ export: fetch
 	@$(TOOLCHAIN) export $(plan) $(dataset)
 
 calibrate: export
-	@$(TOOLCHAIN) calibrate $(plan) $(dataset) $(call option,--samples,$(SAMPLES)) --seed $(call quote,$(SEED))
+	@$(TOOLCHAIN) calibrate $(plan) $(dataset) $(call option,--samples,$(SAMPLES)) --seed $(call quote,$(SEED)) $(call option,--language,$(LANGUAGE))
 
 compile: calibrate
 	@$(TOOLCHAIN) compile $(plan) $(compiler) $(call option,--recipe,$(RECIPE))
@@ -143,6 +145,7 @@ $(RIVALS): benchmarks/requirements.txt $(INSTALLED)
 
 bench: $(RIVALS)
 	$(MAKE) demo VARIANT=tiny.en ARCH=hailo8
+	-$(MAKE) export VARIANT=base ARCH=hailo8
 	$(VENV)/bin/python benchmarks/bench.py $(call option,--speech,$(DATASET))
 
 wheels: $(INSTALLED)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import Figure, tell
 from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.mel import window_mel
 from whisper_toolchain import third_party
@@ -42,7 +43,12 @@ def main() -> int:
     difference = float(np.abs(mine - theirs).max())
     print(f"log-mel of {SECONDS} s, medians of {TURNS} interleaved turns; the largest difference is {difference:.1e}")
     print(f"ours {1000 * median:.2f} ms, openai-whisper {1000 * other:.2f} ms: {median / other:.2f}")
-    return int(median > MOST_OF_REFERENCE * other or difference > MOST_DIFFERENCE)
+    return tell(
+        Figure(
+            f"mel of {SECONDS} s", 1000 * median, "ms", "openai-whisper", 1000 * other, most_ratio=MOST_OF_REFERENCE
+        ),
+        Figure("largest difference of a mel value", difference, "", most=MOST_DIFFERENCE),
+    )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/speed_engine.py NAME VARIANT ARCH
 
-One JSON text a line: `{"clip": path}` in, `{"text", "work", "decoding", "calls", "peak"}` out: seconds of all the work
-from samples to text, seconds of decoding in them, decoder calls, and MB of memory at most so far. A first line says
-that the engine is loaded. Reading the clip's file is not counted.
+One JSON text a line: `{"clip": path}` in, `{"text", "work", "decoding", "calls", "encodings", "peak"}` out: seconds of
+all the work from samples to text, seconds of decoding in them, decoder and encoder calls, and MB of memory at most so
+far. A first line says that the engine is loaded. Reading the clip's file is not counted.
 
 Nothing is imported here that not every engine needs: one runs in an interpreter without this project's packages, and
 peaks of memory are to be the engine's own.
@@ -32,6 +32,11 @@ class Engine(Protocol):
     @property
     def calls(self) -> int:
         """Decoder calls since it was made; 0 if it cannot tell."""
+        ...
+
+    @property
+    def encodings(self) -> int:
+        """Encoder calls since it was made; 0 if it cannot tell."""
         ...
 
     def load(self, clip: str) -> Any:
@@ -63,12 +68,19 @@ def serve(engine: Engine, requests: Any, answers: Any) -> None:
     _send(answers, {"ready": True})
     for line in requests:
         samples = engine.load(json.loads(line)["clip"])
-        decoding, calls = engine.decoding, engine.calls
+        decoding, calls, encodings = engine.decoding, engine.calls, engine.encodings
         started = time.perf_counter()
         text = engine.text(samples)
         work = time.perf_counter() - started
-        answer = {"text": text, "work": work, "decoding": engine.decoding - decoding, "calls": engine.calls - calls}
-        _send(answers, {**answer, "peak": peak_memory()})
+        answer = {
+            "text": text,
+            "work": work,
+            "decoding": engine.decoding - decoding,
+            "calls": engine.calls - calls,
+            "encodings": engine.encodings - encodings,
+            "peak": peak_memory(),
+        }
+        _send(answers, answer)
 
 
 def peak_memory() -> float:

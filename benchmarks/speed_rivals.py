@@ -10,7 +10,7 @@ from speed_engine import ROOT, THREADS
 class OpenaiWhisper:
     """openai-whisper in torch, float32."""
 
-    decoding, calls = 0.0, 0
+    decoding, calls, encodings = 0.0, 0, 0
 
     def __init__(self, variant: str) -> None:
         import torch
@@ -48,7 +48,7 @@ class FasterWhisper:
         timestamps: as by default; False spares it the timestamp tokens, which this project's runtime leaves out too.
     """
 
-    decoding, calls = 0.0, 0
+    decoding, calls, encodings = 0.0, 0, 0
 
     def __init__(self, model: Path, *, timestamps: bool) -> None:
         from faster_whisper import WhisperModel

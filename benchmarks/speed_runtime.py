@@ -43,12 +43,19 @@ PENALTY, RECENT, EXCLUDED = 1.5, 4, {11, 13}
 
 
 class Stopwatch:
-    """Times the decoding of a reader's windows."""
+    """Times the decoding of a reader's windows, and counts how often it encodes."""
 
     def __init__(self, reader: WindowReader) -> None:
         self.seconds = 0.0
-        self._glance = reader.glance
+        self.encodings = 0
+        self._glance, self._encode = reader.glance, reader.encode
         reader.glance = self.glance  # type: ignore[method-assign, assignment]
+        reader.encode = self.encode  # type: ignore[method-assign, assignment]
+
+    def encode(self, *window: Any) -> Features:
+        """Encode once; see `WindowReader`."""
+        self.encodings += 1
+        return self._encode(*window)
 
     def glance(self, *window: Any) -> Reading:
         """Decode once; see `WindowReader`."""
@@ -120,6 +127,11 @@ class Files:
     def calls(self) -> int:
         """Calls of the decoder so far; those that make a draft are not counted."""
         return self._transcriber.text_decoder.calls
+
+    @property
+    def encodings(self) -> int:
+        """Calls of the encoder so far."""
+        return self._stopwatch.encodings
 
     def load(self, clip: str) -> np.ndarray:
         """Samples of a clip."""

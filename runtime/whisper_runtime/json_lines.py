@@ -18,7 +18,7 @@ def read_lines(path: Path) -> list[bytes]:
     whole = text[: text.rfind(b"\n") + 1]
     if len(whole) < len(text):
         os.truncate(path, len(whole))
-    return whole.splitlines()
+    return whole.split(b"\n")[:-1]  # by line feeds alone, as they are written
 
 
 def append_line(path: Path, entry: Any) -> None:

@@ -90,7 +90,9 @@ class WindowCutter:
         self._size = seconds * SAMPLE_RATE
         self._ahead = round(_AHEAD * self._size)
         self._start = 0
-        self._samples: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._buffer: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._end = 0  # of what is written in the buffer
+        self._samples = self._buffer[:0]  # what is pending: the last that was written
         self._levels: NDArray[np.float64] = np.zeros(0)
         self._silent: NDArray[np.bool_] = np.zeros(0, bool)
         self._loudest = -np.inf
@@ -136,7 +138,15 @@ class WindowCutter:
         self._drop(len(self._samples))
 
     def _append(self, samples: NDArray[np.float32]) -> None:
-        self._samples = np.concatenate((self._samples, samples))
+        held = len(self._samples)
+        if self._end + len(samples) > len(self._buffer):
+            # What is known moves to the front of a new buffer: windows that were given out may be views of the old.
+            self._buffer = np.empty(held + max(len(samples), SAMPLE_RATE), np.float32)
+            self._buffer[:held] = self._samples
+            self._end = held
+        self._buffer[self._end : self._end + len(samples)] = samples
+        self._end += len(samples)
+        self._samples = self._buffer[self._end - held - len(samples) : self._end]
         known = len(self._levels)
         whole = len(self._samples) // FRAME
         frames = self._samples[known * FRAME : whole * FRAME].reshape(-1, FRAME)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.decoding import GreedyDecoder
+from whisper_runtime.errors import TokenizerError
 from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder, fill_slots
 from whisper_runtime.token_rules import TokenRules
@@ -31,6 +32,7 @@ from whisper_toolchain.calibration.selection import HOLDOUT_WINDOWS, mix, split_
 from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.errors import DatasetError
 from whisper_toolchain.float_model import load_tokenizer
+from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
 # Arrays
 
@@ -101,6 +103,8 @@ def test_a_journal_says_again_what_it_was_told(tmp_path):
     assert [window.recording for window in done.windows] == ["a", "a", "b"]
     assert done.texts == {0: [], 1: [5, 6]}
     assert Journal(tmp_path / "journal").done == done
+    Journal(tmp_path / "journal").add_encoded([2, 0])
+    assert Journal(tmp_path / "journal").done.encoded == {0, 2}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -115,6 +119,43 @@ def test_a_line_that_was_cut_off_counts_for_nothing(tmp_path, share):
     assert journal.done.texts == (done.texts if lines == 2 else {})
     journal.add_texts({7: [1]})
     assert Journal(path).done.texts[7] == [1]
+
+
+DAMAGE = (b"\x00\xff\x00", b"[1, 2]", b"null", b'{"texts": 5}', b'{"texts": [[0, null]]}', b'{"texts": [[99, [1]]]}')
+DAMAGE += (b'{"cut": [["c", [{"recording": "c"}]]]}', b'{"cut": [["c", 3]]}', b'{"cut": "', b"{}")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("line", [0, 1, 2])
+def test_what_follows_a_damaged_line_is_made_again(tmp_path, damage, line):
+    path = tmp_path / "journal"
+    fill_journal(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line] = damage + b"\n"
+    path.write_bytes(b"".join(lines))
+    journal = Journal(path)
+    assert journal.damaged_line == line + 1
+    assert journal.done.recordings == (["a", "silence"] if line else [])
+    assert journal.done.texts == ({0: [], 1: [5, 6]} if line == 2 else {})
+    assert path.read_bytes() == b"".join(lines[:line])
+    journal.add_recordings([("c", [cut_window("c")])])
+    again = Journal(path)
+    assert again.done == journal.done
+    assert again.damaged_line is None
+
+
+@given(st.data())
+def test_bytes_of_any_kind_are_no_traceback(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("journal") / "journal"
+    done = fill_journal(path)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place : place + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    path.write_bytes(bytes(content))
+    found = Journal(path).done
+    assert found.windows == done.windows[: len(found.windows)]
+    assert found.texts.items() <= done.texts.items()
+    assert Journal(path).damaged_line is None
 
 
 # The holdout
@@ -309,6 +350,30 @@ def test_close_choices_are_left_to_the_runtime(float_model, encoded, speech, tmp
     record(speech.utterances(), 6, 6, CALIBRATION, tmp_path / "exact", float_model)
     for name in (*CALIBRATION.arrays, CALIBRATION.rows):
         assert (tmp_path / "batched" / name).read_bytes() == (tmp_path / "exact" / name).read_bytes()
+
+
+def test_a_damaged_journal_is_said_and_made_good(float_model, speech, tmp_path, capsys):
+    for name in ("good", "damaged"):
+        (tmp_path / name).mkdir()
+    journal = tmp_path / "damaged" / f"{CALIBRATION.rows}.journal"
+    journal.write_bytes(b"\x00\x00\n")
+    for name in ("good", "damaged"):
+        record(speech.utterances(), 3, 2, CALIBRATION, tmp_path / name, float_model)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "journal" in line]
+    assert lines == [f"calibrate: {journal}: line 1 is damaged; what follows is made again"]
+    for name in (*CALIBRATION.arrays, CALIBRATION.rows):
+        assert (tmp_path / "good" / name).read_bytes() == (tmp_path / "damaged" / name).read_bytes()
+
+
+def test_the_prompt_names_the_language(workspace, toy_checkpoint, float_model):
+    dims = Dimensions(80, 50, 16, 2, 1, 51865, 448, 16, 2, 1)
+    plan, checkpoint = ShapePlan("toy", "hailo8", 1, 12, dims), toy_checkpoint(dims, 1)
+    tokenizer = load_tokenizer(workspace.whisper, dims)
+    for language, options in (("en", ()), ("de", ("de",))):
+        model = FloatModel.of(plan, float_model.backend, checkpoint, tokenizer, *options)
+        assert model.batched.prompt == tokenizer.sot_sequence(language)
+    with pytest.raises(TokenizerError, match="unknown language 'xx'"):
+        FloatModel.of(plan, float_model.backend, checkpoint, tokenizer, "xx")
 
 
 def run_and_kill(code, arguments, seconds):

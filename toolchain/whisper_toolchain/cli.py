@@ -153,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         help="windows at most (default: 4000 or, for base, 2048; 1024 for the decoder)",
     )
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
+    command.add_argument("--language", default="en", metavar="CODE", help="what is spoken (default: en)")
     command = with_compiler(with_plan(add("compile", _compile, "Compile the graphs, or emulate that.")))
     with_folders(command, "export", "calibration", "compiled")
     command.add_argument("--recipe", type=_path, metavar="TOML", help="your own recipe (default: the variant's)")
@@ -273,6 +274,7 @@ def _calibrate(options: argparse.Namespace) -> None:
         options.dataset,
         options.samples,
         options.seed,
+        language=options.language,
         report=_report,
     )
 

@@ -8,18 +8,20 @@ Three things make it fast:
 - Cross-attention has no keys and values. A query q meets the features f as q (f K)^T = (q K^T) f^T, and the values are
   taken of the sum over f, not f of the values: K and V are applied to one token, not to hundreds of frames, and all
   that is kept of a window is its features.
-- The vocabulary, half of the work, is looked through in bfloat16 where the processor is quick at that. Only the few
-  tokens that lead are computed in full.
+- The vocabulary, half of the work, is multiplied by ONNX Runtime, which lays the weights out once and not for each
+  product. Where the processor is quicker at bfloat16, it is looked through in that, and only the few tokens that lead
+  are computed in full.
 - Sums in another order differ in their last bits, so where two tokens are nearly as likely, the choice may differ from
   the runtime's. Such a text is not computed more exactly but marked, and whoever asked turns to the runtime's decoder.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from onnx import TensorProto, helper
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 from whisper_runtime.decoding import EOT_MARGIN, TEXT_LIMIT, loop_at_end, may_end
 from whisper_runtime.slot_decoder import dropped, fill_slots
@@ -27,6 +29,7 @@ from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 
 from whisper_toolchain.checkpoints import Checkpoint
+from whisper_toolchain.ort_session import open_session
 
 # The logits of ONNX Runtime and of torch differ by 5e-5 at most (tiny.en, 24 windows of dev-clean, at every token).
 CLOSE_LOGITS = 1e-2
@@ -93,6 +96,7 @@ class BatchedDecoder:
         """
         with torch.inference_mode():
             batch = _Batch(torch.from_numpy(features), self._sequence, len(self._blocks), self._heads)
+            del features  # the batch gives up those of texts that have ended
             return self._decode(batch, seconds)
 
     def _decode(self, batch: "_Batch", seconds: Sequence[float]) -> list[BatchedText]:
@@ -101,9 +105,10 @@ class BatchedDecoder:
         sure = [True] * count
         going = set(range(count))
         rows = list(range(count))  # the window of each row of the batch
+        room = self._head.room(count)
         x = self._run(batch, [list(self.prompt)] * count, list(range(len(self.prompt))), 0)
         for length in range(TEXT_LIMIT):
-            leaders = self._head.leaders(x, first=length == 0)
+            leaders = self._head.leaders(x, length == 0, room)
             for window, leader in zip(rows, leaders, strict=True):
                 if window not in going:
                     continue
@@ -170,40 +175,82 @@ class _Head:
         self._embedding = embedding
         self._eot = eot
         self._first, self._later = (_forbidden(rules, text, len(embedding)) for text in ([], [0]))
-        coarse = embedding.bfloat16()
-        self._coarse = coarse if _is_quicker(coarse, embedding) else None
+        coarse, exact = embedding.bfloat16(), _Product(embedding)
+        self._product: _Product | torch.Tensor = coarse if _is_quicker(coarse, exact) else exact
 
-    def leaders(self, x: torch.Tensor, first: bool) -> list[_Leader]:
-        """The leader after each of the states (rows, d); `first`: whether it would be its text's first token."""
+    def leaders(self, x: torch.Tensor, first: bool, room: torch.Tensor) -> list[_Leader]:
+        """The leader after each of the states (rows, d).
+
+        Args:
+            x: the states.
+            first: whether it would be its text's first token.
+            room: (at least rows, vocab), for the logits: new memory for each step would take a tenth of its time.
+        """
         forbidden = self._first if first else self._later
-        if self._coarse is None:
-            logits = (x @ self._embedding.T).add_(forbidden)
+        logits = room[: len(x)]
+        # Few tokens are forbidden: writing to them is much quicker than adding a row of zeros and infinities.
+        if isinstance(self._product, _Product):
+            self._product(x, logits)
+            logits.index_fill_(1, forbidden, -torch.inf)
             best, tokens = logits.topk(2)
             eot, lead = logits[:, self._eot], best[:, 0] - best[:, 1]
         else:
-            rough, candidates = (x.bfloat16() @ self._coarse.T).float().add_(forbidden).topk(_CANDIDATES)
-            exact = (self._embedding[candidates] @ x[..., None])[..., 0] + forbidden[candidates]
+            logits.copy_(x.bfloat16() @ self._product.T).index_fill_(1, forbidden, -torch.inf)
+            rough, candidates = logits.topk(_CANDIDATES)
+            exact = (self._embedding[candidates] @ x[..., None])[..., 0]
             best, order = exact.topk(2)
             tokens = candidates.gather(1, order)
-            eot = x @ self._embedding[self._eot] + forbidden[self._eot]
+            eot = torch.full((len(x),), -torch.inf) if first else x @ self._embedding[self._eot]
             # What is no candidate may come up to the last of them and the error of bfloat16.
             lead = best[:, 0] - torch.maximum(best[:, 1], rough[:, -1] + _COARSE_ERROR)
         values = zip(tokens[:, 0].tolist(), lead.tolist(), (best[:, 0] - eot).tolist(), strict=True)
         return [_Leader(*value) for value in values]
 
+    def room(self, rows: int) -> torch.Tensor:
+        """Memory for the logits after so many states."""
+        return torch.empty(rows, len(self._embedding))
 
-def _is_quicker(coarse: torch.Tensor, exact: torch.Tensor) -> bool:
-    """Whether this processor multiplies by `coarse` in less time than by `exact`."""
-    times = []
-    for weight in (coarse, exact):
-        x = torch.zeros(16, weight.shape[1], dtype=weight.dtype)
-        best = float("inf")
-        for _ in range(3):
-            start = time.perf_counter()
-            x @ weight.T
-            best = min(best, time.perf_counter() - start)
-        times.append(best)
-    return times[0] < times[1]
+
+class _Product:
+    """x -> x @ weight.T on one thread; several threads may call it at once."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        """Lay out a weight (n, d) float32, whose memory is used as it is."""
+        columns, size = weight.shape
+        declared = TensorProto(name="weight", dims=weight.shape, data_type=TensorProto.FLOAT)
+        # Given to the session below, and not in the file: that would be three copies on the way.
+        declared.data_location = TensorProto.EXTERNAL
+        declared.external_data.add(key="location", value="given")
+        graph = helper.make_graph(
+            [helper.make_node("Gemm", ["x", "weight"], ["product"], transB=1)],
+            "product",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", size])],
+            [helper.make_tensor_value_info("product", TensorProto.FLOAT, ["rows", columns])],
+            [declared],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        self._session = open_session(model.SerializeToString(), threads=1, weights={"weight": weight.numpy()})
+
+    def __call__(self, x: torch.Tensor, product: torch.Tensor) -> None:
+        """Write the product of x (rows, d) into `product` (rows, n), both contiguous float32."""
+        binding = self._session.io_binding()
+        for bind, name, tensor in ((binding.bind_input, "x", x), (binding.bind_output, "product", product)):
+            bind(name, "cpu", 0, np.float32, tuple(tensor.shape), tensor.data_ptr())
+        self._session.run_with_iobinding(binding)
+
+
+def _is_quicker(coarse: torch.Tensor, exact: _Product) -> bool:
+    """Whether this processor multiplies by `coarse` (n, d), bfloat16, in less time than `exact` takes."""
+    x = torch.zeros(16, coarse.shape[1])
+    x_coarse, product = x.bfloat16(), torch.empty(len(x), len(coarse))
+
+    def seconds(multiply: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        multiply()
+        return time.perf_counter() - start
+
+    times = [(seconds(lambda: x_coarse @ coarse.T), seconds(lambda: exact(x, product))) for _ in range(3)]
+    return min(of_coarse for of_coarse, _ in times) < min(of_exact for _, of_exact in times)
 
 
 class _Weights:
@@ -308,7 +355,7 @@ def _norm(x: torch.Tensor, weight_and_bias: tuple[torch.Tensor, torch.Tensor]) -
 
 
 def _forbidden(rules: TokenRules, text: Sequence[int], n_vocab: int) -> torch.Tensor:
-    """What the rules add to the logits after a text without timestamps: 0, or minus infinity."""
+    """The tokens that the rules forbid after a text without timestamps."""
     row = np.zeros(n_vocab, np.float32)
     rules.apply(row, text)
-    return torch.from_numpy(row)
+    return torch.from_numpy(np.flatnonzero(row))

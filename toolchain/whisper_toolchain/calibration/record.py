@@ -2,19 +2,24 @@
 
 One thread cuts and computes mels, which is mostly Python; one a core encodes and decodes, each on a thread of its own,
 so that no pools of threads fight for the cores. All of them write rows as they are made, at places that the drawing
-order fixes. So an interrupted run goes on where it stopped and ends in the same bytes, on any number of cores, and
-memory grows with the cores (tiny.en: 0.8 GB on one, 0.1 GB for each further one; base at 10 s: 1.2 and 0.1) and not
-with the set.
+order fixes, and nothing in a row depends on the rows beside it or on the number of threads. So an interrupted run goes
+on where it stopped and ends in the same bytes, on any number of cores. What is lost is what was not yet noted in the
+journal: the batches that were being decoded, and some windows that were cut or encoded.
+
+Memory grows with the cores and not with the set: the weights, and for each core the features of a batch (_BATCH_BYTES)
+with its logits.
 """
 
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,10 +43,12 @@ from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.float_model import HOST_TENSORS
 from whisper_toolchain.shape_plan import ShapePlan
 
-_MOST_BATCH = 64
-_BATCH_BYTES = 33e6  # of features
+_MOST_BATCH = 128
+_BATCH_BYTES = 66e6  # of features
+_ENCODED_AT_ONCE = 4  # windows, so that a worker is not long without asking what is next
 
 _RECORDINGS = 32  # that are cut between two entries in the journal
+_ENCODED_TO_NOTE = 32  # windows that are encoded between two entries
 _MOST_WORKERS = 8
 _FULL_SCALE = 0.999
 
@@ -65,9 +72,14 @@ class FloatModel:
     tokenizer: Tokenizer
 
     @classmethod
-    def of(cls, plan: ShapePlan, backend: Backend, checkpoint: Checkpoint, tokenizer: Tokenizer) -> "FloatModel":
-        """The model of a checkpoint, of which only the embeddings are kept, as they are stored."""
-        batched = BatchedDecoder(checkpoint, plan.sequence, tokenizer, tokenizer.sot_sequence())
+    def of(
+        cls, plan: ShapePlan, backend: Backend, checkpoint: Checkpoint, tokenizer: Tokenizer, language: str = "en"
+    ) -> "FloatModel":
+        """The model of a checkpoint, of which only the embeddings are kept, as they are stored.
+
+        `language` is the code of what is spoken. Raises TokenizerError if the model does not know it.
+        """
+        batched = BatchedDecoder(checkpoint, plan.sequence, tokenizer, tokenizer.sot_sequence(language))
         weight, positional = (checkpoint.state[f"decoder.{name}"] for name in HOST_TENSORS)
         return cls(plan, backend, batched, TokenEmbedding(weight, positional), tokenizer)
 
@@ -106,6 +118,8 @@ def record(
         with ExitStack() as stack:
             journal_path = folder / f"{files.rows}.journal"
             journal = Journal(journal_path)
+            if journal.damaged_line is not None:
+                _say(f"calibrate: {journal_path}: line {journal.damaged_line} is damaged; what follows is made again")
             arrays = stack.enter_context(_Arrays(folder, files, encoder_rows, decoder_rows, model.plan))
             decoding = stack.enter_context(_Decoding(model, arrays, journal, files.mel))
             _cut(utterances, encoder_rows, arrays, journal, model.plan.seconds, decoding)
@@ -164,23 +178,25 @@ def _cut(
     seconds: int,
     decoding: "_Decoding",
 ) -> None:
-    """Cut recordings into windows as the runtime does, write the mels, and hand full groups to the decoding."""
+    """Cut recordings into windows as the runtime does, write the mels, and hand the windows to the decoding."""
     known = set(journal.done.recordings)
     cut: list[tuple[str, list[CutWindow]]] = []
     count = len(journal.done.windows)
+    for row, known_window in enumerate(journal.done.windows):
+        decoding.add(row, known_window)
 
     def note() -> None:
         arrays.mel.sync()
         journal.add_recordings(cut)
         cut.clear()
-        decoding.take(whole_groups=True)
 
     for utterance in utterances:
         if count >= rows:
             break
         if utterance.id in known:
             continue
-        windows = []
+        windows: list[CutWindow] = []
+        cut.append((utterance.id, windows))
         with AudioFile(utterance.path) as file:
             for window in cut_windows(file.blocks(), seconds):
                 if count >= rows:
@@ -188,18 +204,21 @@ def _cut(
                 arrays.mel.write(count, np.ascontiguousarray(window_mel(window.samples, seconds).T[None]))
                 loud = np.abs(window.samples)
                 peak, clipped = float(loud.max()), int((loud >= _FULL_SCALE).sum())
-                windows.append(
-                    CutWindow(utterance.id, utterance.speaker, window.start, len(window.samples), peak, clipped)
-                )
+                found = CutWindow(utterance.id, utterance.speaker, window.start, len(window.samples), peak, clipped)
+                windows.append(found)
+                decoding.add(count, found)
                 count += 1
-        cut.append((utterance.id, windows))
         if len(cut) == _RECORDINGS:
             note()
     note()
 
 
 class _Decoding:
-    """Encodes and decodes rows on all cores, and notes in the journal which are done."""
+    """Encodes and decodes rows on all cores, and notes in the journal which are done.
+
+    Rows are encoded a few at a time as they come. Many that are encoded are decoded together: first those with the
+    longest sounds, so that the texts of a batch end together.
+    """
 
     def __init__(self, model: FloatModel, arrays: _Arrays, journal: Journal, what: str) -> None:
         self._model = model
@@ -207,10 +226,15 @@ class _Decoding:
         self._journal = journal
         self._prompt = model.batched.prompt
         self._size = batch_size(model.plan)
-        self._group = 2 * self._size  # windows that are sorted by length, so that a batch's texts end together
-        self._pool = ThreadPoolExecutor(workers(), thread_name_prefix="calibrate")
-        self._running: set[Future[dict[int, list[int]]]] = set()
-        self._taken = 0
+        self._workers = workers()
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="calibrate")
+        self._seconds: dict[int, float] = {}
+        self._to_encode: deque[int] = deque()
+        self._encoded: list[int] = []
+        self._unnoted: list[int] = []  # of those that are encoded
+        self._encoding: dict[Future[None], list[int]] = {}
+        self._batches: deque[list[int]] = deque()
+        self._decoding: set[Future[dict[int, list[int]]]] = set()
         self._progress = _Progress(what)
 
     def __enter__(self) -> "_Decoding":
@@ -220,54 +244,97 @@ class _Decoding:
         self._pool.shutdown(cancel_futures=True)
         self._progress.close()
 
-    def take(self, whole_groups: bool) -> None:
-        """Start decoding the rows that are cut by now, and note what is decoded."""
-        windows = self._journal.done.windows
-        ready = min(len(windows), self._arrays.features.rows)
-        while ready - self._taken >= (self._group if whole_groups else 1):
-            end = min(ready, self._taken + self._group)
-            rows = [row for row in range(self._taken, end) if row not in self._journal.done.texts]
-            # The longest first: who is done with a short batch early then takes a long one.
-            rows.sort(key=lambda row: -windows[row].samples)
-            for first in range(0, len(rows), self._size):
-                batch = rows[first : first + self._size]
-                seconds = [windows[row].samples / SAMPLE_RATE for row in batch]
-                self._running.add(self._pool.submit(self._decode, batch, seconds))
-            self._taken = end
-        self._note({future for future in self._running if future.done()})
+    def add(self, row: int, window: CutWindow) -> None:
+        """Take a window whose mel is written, if it is to be decoded and has not been. Raises what went wrong."""
+        if row < self._arrays.features.rows and row not in self._journal.done.texts:
+            self._seconds[row] = window.samples / SAMPLE_RATE
+            if row in self._journal.done.encoded:
+                self._encoded.append(row)
+            else:
+                self._to_encode.append(row)
+            self._go_on()
 
     def finish(self) -> None:
-        """Decode what is left. Raises what went wrong in any batch."""
-        self.take(whole_groups=False)
+        """Decode what is left; all windows are in the journal. Raises what went wrong in any batch."""
         self._progress.start(min(len(self._journal.done.windows), self._arrays.features.rows))
-        while self._running:
-            self._note(wait(self._running, timeout=1.0, return_when=FIRST_EXCEPTION).done)
+        self._go_on(all_known=True)
+        while self._encoding or self._decoding:
+            running: set[Future[Any]] = {*self._encoding, *self._decoding}
+            wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+            self._go_on(all_known=True)
             self._progress.show(len(self._journal.done.texts))
+
+    def _go_on(self, all_known: bool = False) -> None:
+        """Take what is ready and keep the workers busy; `all_known`: no more rows will come."""
+        for encoded in [future for future in self._encoding if future.done()]:
+            encoded.result()
+            rows = self._encoding.pop(encoded)
+            self._encoded += rows
+            self._unnoted += rows
+        if len(self._unnoted) >= _ENCODED_TO_NOTE:
+            self._arrays.features.sync()
+            self._journal.add_encoded(self._unnoted)
+            self._unnoted.clear()
+        self._note({future for future in self._decoding if future.done()})
+        last = all_known and not self._to_encode and not self._encoding
+        group = self._size * self._workers
+        while len(self._encoded) >= group:
+            rows = self._longest_first(self._encoded[:group])
+            self._batches += [rows[first : first + self._size] for first in range(0, group, self._size)]
+            del self._encoded[:group]
+        if last and self._encoded:
+            # The same work for each worker, so that all come to an end together.
+            rows = self._longest_first(self._encoded)
+            self._batches += [rows[first :: self._workers] for first in range(min(len(rows), self._workers))]
+            self._encoded.clear()
+        # One more than there are workers, so that none waits for this thread.
+        while len(self._encoding) + len(self._decoding) <= self._workers:
+            if self._batches:
+                self._decoding.add(self._pool.submit(self._decode, self._batches.popleft()))
+            elif self._to_encode:
+                rows = [self._to_encode.popleft() for _ in range(min(_ENCODED_AT_ONCE, len(self._to_encode)))]
+                self._encoding[self._pool.submit(self._encode, rows)] = rows
+            else:
+                break
+
+    def _longest_first(self, rows: Sequence[int]) -> list[int]:
+        return sorted(rows, key=lambda row: -self._seconds[row])
 
     def _note(self, finished: set[Future[dict[int, list[int]]]]) -> None:
         if not finished:
             return
-        self._running -= finished
+        self._decoding -= finished
         texts = {row: tokens for future in finished for row, tokens in future.result().items()}
         for array in self._arrays.of_decoder:
             array.sync()
         self._journal.add_texts(texts)
 
-    def _decode(self, rows: Sequence[int], seconds: Sequence[float]) -> dict[int, list[int]]:
-        """Encode and decode windows, and write their rows."""
+    def _encode(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            self._arrays.features.write(row, self._model.backend.encode(self._arrays.mel.read(row)))
+
+    def _decode(self, rows: Sequence[int]) -> dict[int, list[int]]:
+        """Decode windows that are encoded, and write their rows."""
         model, arrays = self._model, self._arrays
-        features = np.concatenate([model.backend.encode(arrays.mel.read(row)) for row in rows])
+        seconds = [self._seconds[row] for row in rows]
         texts = {}
-        for row, encoded, length, text in zip(
-            rows, features, seconds, model.batched.decode(features, seconds), strict=True
-        ):
-            tokens = text.tokens if text.sure else self._decode_exactly(encoded[None], length, text.tokens)
+        # The features are not kept here, so that the decoding can give up those of texts that have ended.
+        decoded = model.batched.decode(self._features(rows), seconds)
+        for row, length, text in zip(rows, seconds, decoded, strict=True):
+            tokens = text.tokens if text.sure else self._decode_exactly(arrays.features.read(row), length, text.tokens)
             ids, positions = fill_slots(self._prompt, tokens, model.plan.sequence)
-            arrays.features.write(row, encoded[None])
             arrays.token_embeddings.write(row, model.embedding.embed(ids, positions, model.plan.sequence))
             arrays.lengths.write(row, np.array(len(ids), np.int32))
             texts[row] = list(tokens)
         return texts
+
+    def _features(self, rows: Sequence[int]) -> np.ndarray:
+        """Those of some rows, (rows, frames, d)."""
+        plan = self._model.plan
+        features = np.empty((len(rows), plan.feature_frames, plan.state), np.float32)
+        for place, row in enumerate(rows):
+            features[place] = self._arrays.features.read(row)[0]
+        return features
 
     def _decode_exactly(self, features: np.ndarray, seconds: float, draft: Sequence[int]) -> tuple[int, ...]:
         """The text by the runtime's own decoder."""
@@ -295,11 +362,15 @@ class _Progress:
         self._bar.update(done - self._bar.n)
         fifth = done * 5 // max(1, self._total)
         if self._bar.disable and fifth > self._fifth:
-            print(f"{self._what}: {done} of {self._total} windows", file=sys.stderr, flush=True)  # noqa: T201
+            _say(f"{self._what}: {done} of {self._total} windows")
         self._fifth = fifth
 
     def close(self) -> None:
         self._bar.close()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _write_rows(path: Path, done: Done, tokenizer: Tokenizer) -> None:

@@ -48,6 +48,7 @@ def calibrate(
     samples: int | None,
     seed: int,
     *,
+    language: str = "en",
     report: Report,
 ) -> Stage:
     """Record windows for both graphs, and a holdout from recordings that are in none of them.
@@ -58,10 +59,12 @@ def calibrate(
         dataset: the speech; None for what was fetched.
         samples: how many windows at most for each graph; None for as many as the reference flow takes.
         seed: decides which recordings are taken.
+        language: code of what is spoken: the decoder's prompt names it.
         report: takes one line of progress.
 
     Raises:
         StageError: an earlier stage has not run.
+        TokenizerError: the model does not know the language.
         DatasetError: there is too little speech, or it cannot be read.
     """
     if samples is not None and samples < 1:
@@ -77,6 +80,7 @@ def calibrate(
         "dataset": dataset_digest,
         "rows": [encoder_rows, decoder_rows],
         "seed": seed,
+        "language": language,
         "code": code_digest(*_CODE),
         "versions": installed_versions("numpy", "onnxruntime", "soundfile", "soxr", "torch"),
     }
@@ -92,7 +96,8 @@ def calibrate(
         calibration, holdout = split_holdout(utterances, seed)
         checkpoint = load(fetched.folder / CHECKPOINT)
         with OnnxRuntimeBackend(exported.folder / ENCODER, exported.folder / DECODER, threads=1) as backend:
-            model = FloatModel.of(plan, backend, checkpoint, load_tokenizer(workspace.whisper, plan.dims))
+            tokenizer = load_tokenizer(workspace.whisper, plan.dims)
+            model = FloatModel.of(plan, backend, checkpoint, tokenizer, language)
             del checkpoint
             measured = record(holdout, HOLDOUT_WINDOWS, HOLDOUT_WINDOWS, HOLDOUT, folder, model).windows
             recorded = record(mix(calibration), encoder_rows, decoder_rows, CALIBRATION, folder, model)
