@@ -43,8 +43,8 @@ from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.float_model import HOST_TENSORS
 from whisper_toolchain.shape_plan import ShapePlan
 
-_MOST_BATCH = 128
-_BATCH_BYTES = 66e6  # of features
+_MOST_BATCH = 64
+_BATCH_BYTES = 33e6  # of features
 _ENCODED_AT_ONCE = 4  # windows, so that a worker is not long without asking what is next
 
 _RECORDINGS = 32  # that are cut between two entries in the journal
