@@ -151,7 +151,7 @@ def test_a_bundle_without_positional_add_is_named(workspace, tiny_en_bundle, tin
     wanted = Wanted(
         workspace.audio / "registry-sample",
         5,
-        rungs="float,emulated+float,float+emulated,device",
+        rungs="float,emulated+float,float+emulated,device,dfc-native,dfc-quantised",
         bundle=bundle,
         output=tmp_path / "result.json",
     )
@@ -167,7 +167,8 @@ def test_a_bundle_without_positional_add_is_named(workspace, tiny_en_bundle, tin
     assert main(["report", str(tmp_path / "result.json"), "--audio", str(workspace.audio / "registry-sample")]) == 0
     assert (tmp_path / "result.html").read_text() == page
     assert "EMULATED" in "\n".join(said)
-    assert "device          missing: the bundle is emulated" in "\n".join(said)
+    assert "dfc-native, dfc-quantised: missing: no network (HAR) in build/" in "\n".join(said)
+    assert "device: missing: the bundle is emulated" in "\n".join(said)
     manifest = Bundle.open(bundle).manifest
     assert manifest.content_digest == digest
     assert manifest.data["evaluations"][0]["verdict"] == result["verdict"]

@@ -14,7 +14,7 @@ def table(result: Mapping[str, Any]) -> str:
     if result["bundle"]["emulated"]:
         lines.append("EMULATED: the bundle's rungs ran on this CPU with ONNX Runtime, not on a Hailo device")
     lines.append(
-        f"{'rung':<16}{'WER %':>7}  {'95 % interval':<15}{'CER %':>6}{'sub':>5}{'del':>5}{'ins':>5}{'inv':>5}"
+        f"{'rung':<20}{'WER %':>7}  {'95 % interval':<15}{'CER %':>6}{'sub':>5}{'del':>5}{'ins':>5}{'inv':>5}"
         f"{'empty':>6}{'calls':>7}{'RTF':>7}{'MB':>6}  against"
     )
     for rung in result["rungs"]:
@@ -28,19 +28,22 @@ def table(result: Mapping[str, Any]) -> str:
             change = f"{against['name']} {against['points']:+.2f} (p {against['p']:.2f})"
         factor = f"{rung['real_time_factor']:.3f}" + ("*" if rung["drafted"] else "")
         lines.append(
-            f"{rung['name']:<16}{found['wer']:>7.2f}  {interval:<15}{found['cer']:>6.2f}{found['substitutions']:>5}"
+            f"{rung['name']:<20}{found['wer']:>7.2f}  {interval:<15}{found['cer']:>6.2f}{found['substitutions']:>5}"
             f"{found['deletions']:>5}{found['insertions']:>5}{found['hallucinations']:>5}{found['empty']:>6}"
             f"{rung['calls']:>7}{factor:>7}{memory:>6}  {change}"
         )
         if rung["device"]:
-            lines.append(f"{'':<16}{_sensors(rung['device'])}")
+            lines.append(f"{'':<20}{_sensors(rung['device'])}")
         if rung["failed"]:
-            lines.append(f"{'':<16}{len(rung['failed'])} clips failed on this rung and are not in its figures")
+            lines.append(f"{'':<20}{len(rung['failed'])} clips failed on this rung and are not in its figures")
     if any(rung["status"] == "measured" and rung["drafted"] for rung in result["rungs"]):
         lines.append("* drafted by the decoder for the host: the same text in fewer calls and less time (--no-drafts)")
+    # Rungs that have one reason share a line.
+    apart: dict[str, list[str]] = {}
     for rung in result["rungs"]:
         if rung["status"] != "measured":
-            lines.append(f"{rung['name']:<16}{rung['status']}: {rung['reason']}")
+            apart.setdefault(f"{rung['status']}: {rung['reason']}", []).append(rung["name"])
+    lines += [f"{', '.join(names)}: {why}" for why, names in apart.items()]
     for clip in dataset["unreadable"]:
         lines.append(f"unreadable: {clip['id']}: {clip['reason']}")
     if dataset["without_text"]:

@@ -48,7 +48,8 @@ class DfcNetworks:
     def find(cls, folder: Path, dfc_python: str | None) -> "DfcNetworks | str":
         """What a compilation left in a folder; in words if there is nothing, or nobody who can run it."""
         if not any((folder / f"{graph}.translated.har").is_file() for graph in GRAPHS):
-            return f"no network (HAR) in {folder}: compile with Hailo's compiler first (COMPILER=dfc)"
+            where = "/".join(folder.parts[-3:])  # who reads the result need not know the rest
+            return f"no network (HAR) in {where}: compile with Hailo's compiler first (COMPILER=dfc)"
         try:
             tools = probe(dfc_python)
         except CompileError as error:
