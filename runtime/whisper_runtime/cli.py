@@ -528,7 +528,9 @@ def describe(manifest: Manifest) -> str:
     for key, value in sorted(build["snr_db"].items()):
         lines.append(f"  {'SNR':<12} {key}: {value:.1f} dB against float")
     for record in data["evaluations"]:
-        rates = ", ".join(f"{rung} {low:.1f}-{high:.1f}" for rung, (_, low, high) in sorted(record["wer"].items()))
+        rates = ", ".join(
+            f"{rung} {rate:.1f} ({low:.1f}-{high:.1f})" for rung, (rate, low, high) in sorted(record["wer"].items())
+        )
         lines.append(
             f"  {'evaluated':<12} {record['date']}, {record['dataset']['clips']} clips of {record['dataset']['name']}, "
             f"WER % (95 % interval): {rates}; {record['verdict']}"

@@ -6,6 +6,10 @@ from typing import Any
 # A rung is broken that is this much worse than the one it is compared with, and whose interval excludes no change.
 BROKEN_POINTS = 2.0
 
+# With n recordings that all differ, chance alone makes all of them worse once in 2**n times: that is 0.1 % for ten. Of
+# fewer, a bootstrap promises more than it can know.
+FEW_CLIPS = 10
+
 
 def is_broken(rung: Mapping[str, Any]) -> bool:
     """Whether a measured rung lost accuracy that chance does not explain, or did not run at all."""
@@ -32,5 +36,10 @@ def verdict(rungs: Sequence[Mapping[str, Any]]) -> str:
     against = rung["against"]
     return (
         f"first broken rung: {rung['name']} ({rung['changed']}): {against['points']:+.1f} points against "
-        f"{against['name']}, 95 % interval {against['low']:+.1f} to {against['high']:+.1f}"
+        f"{against['name']}, 95 % interval {against['low']:+.1f} to {against['high']:+.1f}{_of_few(rung)}"
     )
+
+
+def _of_few(rung: Mapping[str, Any]) -> str:
+    clips = rung["score"]["clips"]
+    return f"; of {clips} recordings only, which is too few to be sure" if clips < FEW_CLIPS else ""

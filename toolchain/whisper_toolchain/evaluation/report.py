@@ -67,7 +67,7 @@ def render_report(result: Mapping[str, Any], recordings: Mapping[str, Path]) -> 
     if noise:
         note = (
             "What each layer adds itself, its input in float: signal-to-noise ratio against float on "
-            f"{counted(noise['clips'], 'recording')} that did not calibrate, most noise first."
+            f"{counted(noise['clips'], 'window')} that did not calibrate, most noise first."
         )
         parts.append(_section("Noise by layer", charts.layer_noise(noise), note))
     parts += [_clips(result, recordings), _left_out(result), _section("To repeat it", _facts(result))]

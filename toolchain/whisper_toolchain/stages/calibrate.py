@@ -106,7 +106,7 @@ def calibrate(
             raise DatasetError(f"{speech.name}: too little of it is louder than silence to calibrate on")
         report(
             f"calibrate: {len(windows)} windows of {speech.name} for the encoder, {len(recorded.texts)} of them for "
-            f"the decoder, {len(measured)} of {len(holdout)} other recordings to measure on"
+            f"the decoder, {len(measured)} windows of {len(holdout)} other recordings to measure on"
         )
         statistics = measure_set(folder, CALIBRATION, recorded, plan.sequence)
         title = f"Calibration set of {plan.shape_name}: {speech.name}"

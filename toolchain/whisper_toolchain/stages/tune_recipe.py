@@ -104,7 +104,7 @@ def tune_recipe(
     lines = [
         f"Whisper {plan.variant} for {plan.arch}, {plan.seconds} s, {plan.sequence} slots: made by tune-recipe for "
         f"{target}.",
-        f"EMULATED: measured on this CPU, on {len(holdout)} recordings that did not calibrate"
+        f"EMULATED: measured on this CPU, on {len(holdout)} windows that did not calibrate"
         + ("." if words is None else f", and on {words.described}."),
         "Hailo's compiler fine-tunes, which the emulator cannot: it may need fewer layers with 16 bits.",
         _described("here", tuners, wide, words),
