@@ -34,12 +34,21 @@ code { font-size: .85em }
 
 
 def ladder(result: Mapping[str, Any]) -> Markup:
-    """Each rung's word error rate with its interval, all on one scale; missing rungs with their reason."""
+    """Each rung's word error rate with its interval, all on one scale; then those that are missing, by their reason."""
     measured = measured_rungs(result)
     rates = {rung["name"]: rung["score"]["wer"] for rung in measured}
     greatest = 1.05 * max([rung["score"]["wer_high"] for rung in measured] + list(rates.values()) + [1.0])
     broken = first_broken(result["rungs"])
-    rows = join(_rung(rung, rates, greatest, rung is broken) for rung in result["rungs"])
+    missing: dict[str, list[str]] = {}
+    for rung in result["rungs"]:
+        if rung["status"] == "missing":
+            missing.setdefault(rung["reason"], []).append(rung["name"])
+    rows = join(
+        [
+            *(_rung(each, rates, greatest, each is broken) for each in result["rungs"] if each["status"] != "missing"),
+            *(_missing(names, reason) for reason, names in missing.items()),
+        ]
+    )
     return Markup('{}<ul class="rungs">{}</ul>').format(_axis(greatest), rows)
 
 
@@ -48,7 +57,7 @@ def _rung(rung: Mapping[str, Any], rates: Mapping[str, float], greatest: float, 
     if rung["status"] != "measured":
         return Markup(
             '<li class="rung {}"><div class="head"><span><b>{}</b>{}</span></div><small>{}: {}</small></li>'
-        ).format("broken" if broken else "missing", rung["name"], tag, rung["status"], rung["reason"])
+        ).format("broken" if broken else "", rung["name"], tag, rung["status"], rung["reason"])
     score, against = rung["score"], rung["against"]
     figure = f"{score['wer']:.2f} % ({score['wer_low']:.2f} – {score['wer_high']:.2f})"
     notes = []
@@ -70,6 +79,12 @@ def _rung(rung: Mapping[str, Any], rates: Mapping[str, float], greatest: float, 
         _strip(score, rates.get(against["name"]) if against else None, greatest, f"{rung['name']}: {figure}"),
         "; ".join(notes),
     )
+
+
+def _missing(names: Sequence[str], reason: str) -> Markup:
+    return Markup(
+        '<li class="rung missing"><div class="head"><span><b>{}</b></span></div><small>missing: {}</small></li>'
+    ).format(", ".join(names), reason)
 
 
 def _strip(score: Mapping[str, Any], before: float | None, greatest: float, label: str) -> Markup:
