@@ -1,11 +1,15 @@
 """A compiler's job on a toy Whisper with random weights and random rows."""
 
+from types import SimpleNamespace
+
 import numpy as np
 from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
 from whisper_toolchain.compilers import CompileJob
+from whisper_toolchain.compilers.prepared_graph import PreparedGraph
+from whisper_toolchain.compilers.rows import Rows
 from whisper_toolchain.export import export_graphs
 from whisper_toolchain.model import build_model
-from whisper_toolchain.recipe import Calibration, Compilation, Emulation, Finetune, GraphRecipe, Recipe
+from whisper_toolchain.recipe import GRAPHS, Calibration, Compilation, Emulation, Finetune, GraphRecipe, Recipe
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
 DIMS = Dimensions(80, 50, 32, 2, 2, 103, 16, 32, 2, 2)
@@ -60,3 +64,11 @@ def toy_job(export, tmp_path):
     recipe = Recipe("toy", EIGHT, SIXTEEN)
     folders = (export, tmp_path / "calibration", tmp_path / "output", tmp_path / "work")
     return CompileJob(PLAN, recipe, *folders, [].append)
+
+
+def prepared_toy(patched_whisper, toy_checkpoint, new_folder):
+    """A job on the toy, its float graphs with their ranges by name, and the rows to measure on."""
+    job = toy_job(toy_export(patched_whisper, toy_checkpoint, new_folder("export")), new_folder("job"))
+    rows = Rows(job.calibration, CALIBRATION)
+    prepared = {graph: PreparedGraph.make(job, graph, rows) for graph in GRAPHS}
+    return SimpleNamespace(job=job, prepared=prepared, holdout=Rows(job.calibration, HOLDOUT))

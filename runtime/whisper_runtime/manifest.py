@@ -8,13 +8,13 @@ Written once, in one canonical form, by the toolchain; read and checked here. Tw
 - `manifest_digest` covers the whole manifest but itself, so that no byte of it can change unnoticed.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from whisper_runtime.canonical_json import canonical_digest
 from whisper_runtime.errors import BundleError
 
 SCHEMA = 1
@@ -153,9 +153,3 @@ def _typed(data: dict[str, Any]) -> Manifest:
         files=files,
         data=data,
     )
-
-
-def canonical_digest(value: Any) -> str:
-    """Return the sha256, in hex, of a value's JSON with sorted keys and no spaces: equal values have equal digests."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()

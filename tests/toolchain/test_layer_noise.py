@@ -6,31 +6,17 @@ import shutil
 import numpy as np
 import pytest
 from onnx import numpy_helper
-from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
+from whisper_toolchain.calibration import HOLDOUT
 from whisper_toolchain.compilers.layer_noise import layer_noise
-from whisper_toolchain.compilers.prepared_graph import PreparedGraph
 from whisper_toolchain.compilers.rows import Rows
+from whisper_toolchain.recipe import GRAPHS
 
-from tests.toy_job import EIGHT, toy_export, toy_job
-
-GRAPHS = ("encoder", "decoder")
-
-
-@pytest.fixture(scope="module")
-def job(patched_whisper, toy_checkpoint, tmp_path_factory):
-    export = toy_export(patched_whisper, toy_checkpoint, tmp_path_factory.mktemp("export"))
-    return toy_job(export, tmp_path_factory.mktemp("job"))
+from tests.toy_job import EIGHT, prepared_toy
 
 
 @pytest.fixture(scope="module")
-def prepared(job):
-    rows = Rows(job.calibration, CALIBRATION)
-    return {graph: PreparedGraph.make(job, graph, rows) for graph in GRAPHS}
-
-
-@pytest.fixture(scope="module")
-def holdout(job):
-    return Rows(job.calibration, HOLDOUT)
+def toy(patched_whisper, toy_checkpoint, tmp_path_factory):
+    return prepared_toy(patched_whisper, toy_checkpoint, tmp_path_factory.mktemp)
 
 
 def by_layer(noise):
@@ -38,9 +24,9 @@ def by_layer(noise):
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_every_layer_is_there_once_the_noisiest_first(prepared, holdout, graph):
-    one = prepared[graph]
-    noise = layer_noise(one, one.quantise(EIGHT), EIGHT, holdout)
+def test_every_layer_is_there_once_the_noisiest_first(toy, graph):
+    one = toy.prepared[graph]
+    noise = layer_noise(one, one.quantise(EIGHT), EIGHT, toy.holdout)
     assert sorted(each.layer for each in noise) == sorted(layer.name for layer in one.layers)
     own = [each.own_snr_db for each in noise]
     assert own == sorted(own)
@@ -53,12 +39,12 @@ def test_every_layer_is_there_once_the_noisiest_first(prepared, holdout, graph):
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_sixteen_bits_for_one_layer_change_its_own_noise_and_no_other(prepared, holdout, graph):
-    one = prepared[graph]
+def test_sixteen_bits_for_one_layer_change_its_own_noise_and_no_other(toy, graph):
+    one = toy.prepared[graph]
     name = one.layers[-2].name
     wide = dataclasses.replace(EIGHT, sixteen_bit=(name,))
-    before = by_layer(layer_noise(one, one.quantise(EIGHT), EIGHT, holdout))
-    after = by_layer(layer_noise(one, one.quantise(wide), wide, holdout))
+    before = by_layer(layer_noise(one, one.quantise(EIGHT), EIGHT, toy.holdout))
+    after = by_layer(layer_noise(one, one.quantise(wide), wide, toy.holdout))
     assert after[name].bits == 16
     # What lies beyond the calibration rows is clipped, with 16 bits too.
     assert after[name].own_snr_db > before[name].own_snr_db + 3
@@ -67,21 +53,21 @@ def test_sixteen_bits_for_one_layer_change_its_own_noise_and_no_other(prepared, 
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_a_layer_at_four_bits_comes_first(prepared, holdout, graph):
-    one = prepared[graph]
+def test_a_layer_at_four_bits_comes_first(toy, graph):
+    one = toy.prepared[graph]
     quantised = one.quantise(EIGHT)
     name = next(layer.name for layer in one.layers if layer.name.endswith("blocks.1.mlp.0"))
     coarse(quantised, name)
-    worst = layer_noise(one, quantised, EIGHT, holdout)[0]
+    worst = layer_noise(one, quantised, EIGHT, toy.holdout)[0]
     assert worst.layer == name
     assert worst.as_dict()["recipe_line"] == f'[{graph}] sixteen_bit = [..., "{name}"]'
 
 
-def test_slots_that_are_not_filled_do_not_count(prepared, job, tmp_path):
-    one = prepared["decoder"]
+def test_slots_that_are_not_filled_do_not_count(toy, tmp_path):
+    one = toy.prepared["decoder"]
     quantised = one.quantise(EIGHT)
     for name in (HOLDOUT.mel, HOLDOUT.features, HOLDOUT.lengths, HOLDOUT.token_embeddings):
-        shutil.copy(job.calibration / name, tmp_path)
+        shutil.copy(toy.job.calibration / name, tmp_path)
     before = by_layer(layer_noise(one, quantised, EIGHT, Rows(tmp_path, HOLDOUT)))
     embeddings = np.load(tmp_path / HOLDOUT.token_embeddings)
     for row, length in enumerate(np.load(tmp_path / HOLDOUT.lengths)):

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from whisper_runtime.canonical_json import canonical_digest, canonical_json
 from whisper_toolchain.errors import StageError
-from whisper_toolchain.stage import RECORD, Stage, canonical_digest, canonical_json, code_digest, run_stage
+from whisper_toolchain.stage import RECORD, Stage, code_digest, run_stage
 
 INPUTS = {"source": "abc", "numbers": [1, 2]}
 

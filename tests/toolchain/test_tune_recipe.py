@@ -7,44 +7,31 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from whisper_toolchain.calibration import CALIBRATION, HOLDOUT
-from whisper_toolchain.compilers.prepared_graph import PreparedGraph
-from whisper_toolchain.compilers.rows import Rows
 from whisper_toolchain.errors import RecipeError
-from whisper_toolchain.recipe import load_recipe, matches
+from whisper_toolchain.recipe import GRAPHS, load_recipe, matches
 from whisper_toolchain.stages.tune_recipe import Target, search_by_words, tune_recipe
 from whisper_toolchain.tuning.graph_tuner import GraphTuner, as_patterns
 from whisper_toolchain.tuning.word_errors import Speech
 
-from tests.toy_job import EIGHT, toy_export, toy_job
-
-GRAPHS = ("encoder", "decoder")
+from tests.toy_job import EIGHT, prepared_toy
 
 
 @pytest.fixture(scope="module")
-def job(patched_whisper, toy_checkpoint, tmp_path_factory):
-    export = toy_export(patched_whisper, toy_checkpoint, tmp_path_factory.mktemp("export"))
-    return toy_job(export, tmp_path_factory.mktemp("job"))
+def toy(patched_whisper, toy_checkpoint, tmp_path_factory):
+    return prepared_toy(patched_whisper, toy_checkpoint, tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")
-def prepared(job):
-    rows = Rows(job.calibration, CALIBRATION)
-    return {graph: PreparedGraph.make(job, graph, rows) for graph in GRAPHS}
-
-
-@pytest.fixture(scope="module")
-def tuners(job, prepared):
-    holdout = Rows(job.calibration, HOLDOUT)
+def tuners(toy):
     # Ranges hold all that is measured, so that nothing is clipped and 16 bits are what they can be.
     wide = {}
-    for graph, each in prepared.items():
+    for graph, each in toy.prepared.items():
         histograms = {
             name: dataclasses.replace(values, low=2 * values.low, high=2 * values.high, counts=0 * values.counts)
             for name, values in each.histograms.items()
         }
         wide[graph] = dataclasses.replace(each, histograms=histograms)
-    return {graph: GraphTuner(wide[graph], EIGHT, holdout, "hailo8") for graph in GRAPHS}
+    return {graph: GraphTuner(wide[graph], EIGHT, toy.holdout, "hailo8") for graph in GRAPHS}
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -81,9 +68,9 @@ def test_what_cannot_be_reached_is_said_with_what_can(tuners):
         tuners["encoder"].smallest(500)
 
 
-def test_hailo10h_keeps_its_attention_at_8_bits_and_patterns_for_the_vendor_stay(prepared, job):
+def test_hailo10h_keeps_its_attention_at_8_bits_and_patterns_for_the_vendor_stay(toy):
     recipe = dataclasses.replace(EIGHT, sixteen_bit=("encoder.blocks.*.residual", "encoder.conv1"))
-    tuner = GraphTuner(prepared["encoder"], recipe, Rows(job.calibration, HOLDOUT), "hailo10h")
+    tuner = GraphTuner(toy.prepared["encoder"], recipe, toy.holdout, "hailo10h")
     assert not [layer for layer in tuner.candidates if layer.endswith((".scores", ".context"))]
     assert tuner.wide_in(recipe) == {"encoder.conv1"}
     assert tuner.recipe(["encoder.conv2"]).sixteen_bit == ("encoder.blocks.*.residual", "encoder.conv2")

@@ -19,21 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whisper_runtime.canonical_json import canonical_digest
+
 from whisper_toolchain.download import sha256_file
 from whisper_toolchain.errors import StageError
 
 RECORD = "stage.json"
 _UNFINISHED = "unfinished"  # holds the key of what is being made
-
-
-def canonical_json(value: Any) -> str:
-    """Serialise to JSON with sorted keys and no spaces, so that equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def canonical_digest(value: Any) -> str:
-    """Return the sha256 of a value's canonical JSON, in hex."""
-    return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()
 
 
 def code_digest(*modules: str) -> str:

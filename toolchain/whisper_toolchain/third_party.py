@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from whisper_runtime.canonical_json import canonical_digest
+
 from whisper_toolchain import package_index
 from whisper_toolchain.archive import extract_tree
 from whisper_toolchain.download import Report, report_to_stderr, sha256_file
 from whisper_toolchain.errors import ToolchainError
-from whisper_toolchain.stage import canonical_digest, remove_tree
+from whisper_toolchain.stage import remove_tree
 from whisper_toolchain.toml import read_toml
 
 LOCK = "whisper.lock.toml"

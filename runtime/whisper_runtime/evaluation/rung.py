@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from whisper_runtime.canonical_json import canonical_digest
 from whisper_runtime.errors import EvaluationError, WhisperError
-from whisper_runtime.manifest import canonical_digest
 from whisper_runtime.measuring import Clip, Journal, Measured, measure
 from whisper_runtime.peak_memory import PeakMemory
 from whisper_runtime.timed_engine import Engine

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as to_safetensors
+from whisper_runtime.canonical_json import canonical_json
 
 from whisper_toolchain.checkpoints.atomic_file import write_atomically
 from whisper_toolchain.checkpoints.json_file import parse_object
@@ -15,7 +16,6 @@ from whisper_toolchain.checkpoints.state import Array, stored_digest, tensor_dig
 from whisper_toolchain.checkpoints.validation import validate
 from whisper_toolchain.errors import CheckpointError
 from whisper_toolchain.shape_plan import Dimensions
-from whisper_toolchain.stage import canonical_json
 
 __all__ = ["Checkpoint", "load", "save", "tensor_digest"]
 

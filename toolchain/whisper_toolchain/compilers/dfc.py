@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import onnx
 from whisper_runtime.atomic_file import sync_folder
+from whisper_runtime.canonical_json import canonical_digest
 from whisper_runtime.errors import HefError
 from whisper_runtime.hef import Hef, check_outputs, read_hef
 from whisper_runtime.versions import dfc_for_arch, parse_version
@@ -61,7 +62,7 @@ from whisper_toolchain.download import sha256_file
 from whisper_toolchain.errors import CompileError
 from whisper_toolchain.recipe import GRAPHS
 from whisper_toolchain.shape_plan import ShapePlan
-from whisper_toolchain.stage import canonical_digest, remove_tree
+from whisper_toolchain.stage import remove_tree
 
 LOG = "dfc.log"
 

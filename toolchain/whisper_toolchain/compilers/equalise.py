@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from whisper_toolchain.compilers.inner_tensors import with_outputs
 from whisper_toolchain.compilers.ranges import Feeds
 from whisper_toolchain.errors import RecipeError
 from whisper_toolchain.ort_session import open_session
@@ -98,10 +99,7 @@ def _channel_statistics(
     model: onnx.ModelProto, tensors: list[str], rows: Callable[[], Iterable[Feeds]]
 ) -> dict[str, _Channels]:
     """Statistics of each channel (the last axis) of inner tensors over all rows."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in tensors)
-    session = open_session(probe.SerializeToString())
+    session = open_session(with_outputs(model, tensors).SerializeToString())
     statistics: dict[str, _Channels] = {}
     for feeds in rows():
         for name, values in zip(tensors, session.run(tensors, feeds), strict=True):

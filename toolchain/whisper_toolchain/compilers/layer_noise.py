@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from whisper_toolchain.compilers.inner_tensors import with_outputs
 from whisper_toolchain.compilers.prepared_graph import PreparedGraph
 from whisper_toolchain.compilers.quantised_graph import QuantisedLayer
 from whisper_toolchain.compilers.ranges import Feeds
@@ -75,8 +76,8 @@ def layer_noise(
     inputs = {value.name for value in prepared.model.graph.input}
     read = [name for layer in layers for name in layer.activations if name not in inputs]
     wanted = list(dict.fromkeys([*results, *read]))
-    float_session = open_session(_with_outputs(prepared.model, wanted).SerializeToString())
-    whole_session = open_session(_with_outputs(quantised, results).SerializeToString())
+    float_session = open_session(with_outputs(prepared.model, wanted).SerializeToString())
+    whole_session = open_session(with_outputs(quantised, results).SerializeToString())
     alone, needed = _each_alone(quantised, layers)
     alone_session = open_session(alone.SerializeToString())
     own, whole = [SignalToNoise() for _ in layers], [SignalToNoise() for _ in layers]
@@ -119,15 +120,6 @@ def _used(layer: QuantisedLayer, graph: str, length: int) -> tuple[Any, ...]:
 
 def _finite(decibels: float) -> float | None:
     return decibels if math.isfinite(decibels) else None
-
-
-def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy of a graph that gives inner tensors too."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    present = {value.name for value in probe.graph.output}
-    probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in present)
-    return probe
 
 
 def _each_alone(quantised: onnx.ModelProto, layers: Sequence[QuantisedLayer]) -> tuple[onnx.ModelProto, list[str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from whisper_toolchain.compilers.inner_tensors import with_outputs
 from whisper_toolchain.ort_session import open_session
 
 BINS = 16384  # some 64 to a step of an 8-bit grid, so that rounding can be told from a histogram
@@ -87,11 +88,7 @@ def collect_histograms(
     """
     inputs = {value.name for value in model.graph.input}
     watched = [name for name in tensors if name not in inputs]
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    present = {value.name for value in probe.graph.output}
-    probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in watched if name not in present)
-    session = open_session(probe.SerializeToString())
+    session = open_session(with_outputs(model, watched).SerializeToString())
     histograms = {name: Histogram() for name in tensors}
     for take in (Histogram.widen, Histogram.count):
         for feeds in rows():

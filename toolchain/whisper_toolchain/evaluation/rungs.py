@@ -11,6 +11,7 @@
 `float+emulated` is the float encoder with the emulated decoder; `float` stands for `float+float`.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,6 @@ from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.sensors import Sensors
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.timed_engine import Engine, TimedEngine
-from whisper_runtime.window_reader import WindowReader
 
 from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import Checkpoint
@@ -197,11 +197,8 @@ class Rungs:
         reader = None
         if self.drafted(rung):
             drafter = self._host(backend, of_bundle=False)
-
-            def reader(timed: Backend, decoder: SlotDecoder) -> WindowReader:
-                return DraftedReader(timed, decoder, drafter, tokenizer, self.plan.seconds)
-
-        return TimedEngine(backend, slots, tokenizer, self.plan.seconds, self.language, reader)  # type: ignore[arg-type]
+            reader = functools.partial(DraftedReader, host=drafter, tokenizer=tokenizer, seconds=self.plan.seconds)
+        return TimedEngine(backend, slots, tokenizer, self.plan.seconds, self.language, reader)
 
     def _host(self, backend: Backend, of_bundle: bool) -> HostDecoder:
         if of_bundle and isinstance(self.bundle, Bundle):

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from whisper_runtime.canonical_json import canonical_digest
 from whisper_runtime.host_decoder import CROSS_ATTENTION, HOST_DECODER
 
 from whisper_toolchain import __version__, bundle_writer, third_party
@@ -14,7 +15,7 @@ from whisper_toolchain.checkpoints import load
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import StageError
 from whisper_toolchain.shape_plan import ShapePlan
-from whisper_toolchain.stage import Stage, canonical_digest, code_digest, remove_tree, run_stage
+from whisper_toolchain.stage import Stage, code_digest, remove_tree, run_stage
 from whisper_toolchain.stages.calibrate import array_digests
 from whisper_toolchain.stages.compile import LOG
 from whisper_toolchain.stages.fetch import CHECKPOINT

@@ -21,6 +21,7 @@ _CODE = {
     "emulator": (
         "compilers.emulator",
         "compilers.equalise",
+        "compilers.inner_tensors",
         "compilers.layer_noise",
         "compilers.prepared_graph",
         "compilers.quantised_graph",

@@ -90,14 +90,15 @@ def tune_recipe(
     }
     words: WordErrors | None = None
     wide: Wide
-    if target.snr_db is not None:
-        ratios = dict.fromkeys(GRAPHS, target.snr_db)
-        wide = {graph: tuners[graph].smallest(target.snr_db) for graph in GRAPHS}
-    else:
+    if target.points is not None:
         words = WordErrors.open(workspace, plan, speech, exported, tuners, report)
-        ratios, wide = search_by_words(words, tuners, target.points or 0.0, report)
-    fewer = {graph: tuners[graph].without_needless(wide[graph], ratios[graph]) for graph in GRAPHS}
-    if words is None or words.points(fewer) <= (target.points or 0.0):
+        ratios, wide = search_by_words(words, tuners, target.points, report)
+    else:
+        assert target.snr_db is not None  # noqa: S101 - a target has one of the two
+        ratios = dict.fromkeys(GRAPHS, target.snr_db)
+        wide = {graph: tuners[graph].smallest(ratio) for graph, ratio in ratios.items()}
+    fewer = {graph: tuners[graph].without_needless(wide[graph], ratio) for graph, ratio in ratios.items()}
+    if words is None or target.points is None or words.points(fewer) <= target.points:
         wide = fewer
     tuned = Recipe(recipe.name, **{graph: tuners[graph].recipe(wide[graph]) for graph in GRAPHS})
     started = {graph: tuners[graph].wide_in(getattr(recipe, graph)) for graph in GRAPHS}

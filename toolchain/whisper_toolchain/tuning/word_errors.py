@@ -1,14 +1,14 @@
 """Word error rates of emulated graphs that are not in a bundle yet."""
 
 import dataclasses
-import hashlib
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from whisper_runtime.backends import Backend
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from whisper_runtime.canonical_json import canonical_digest
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.evaluation.code_digest import code_digest
 from whisper_runtime.evaluation.metrics import compare
@@ -16,7 +16,7 @@ from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.measuring import Clip, Journal, measure
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.timed_engine import TimedEngine
-from whisper_runtime.window_reader import WindowReader
+from whisper_runtime.verified_files import sha256_file
 
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.compilers.prepared_graph import FILES
@@ -68,7 +68,7 @@ class WordErrors:
     normalise: Callable[[str], str]
     report: Report
     inputs: str
-    known: dict[str, float] = dataclasses.field(default_factory=dict)
+    known: dict[frozenset[tuple[str, frozenset[str]]], float] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(
@@ -90,11 +90,8 @@ class WordErrors:
             backend = OnnxRuntimeBackend(encoder, decoder)
             drafter = HostDecoder(backend, embedding, exported.folder)
             slots = SlotDecoder(backend, embedding, plan.sequence)
-
-            def reader(timed: Backend, decoder: SlotDecoder) -> WindowReader:
-                return DraftedReader(timed, decoder, drafter, tokenizer, plan.seconds)
-
-            return TimedEngine(backend, slots, tokenizer, plan.seconds, speech.language, reader)  # type: ignore[arg-type]
+            reader = functools.partial(DraftedReader, host=drafter, tokenizer=tokenizer, seconds=plan.seconds)
+            return TimedEngine(backend, slots, tokenizer, plan.seconds, speech.language, reader)
 
         _, normalise = normaliser_for(workspace, speech.language)
         code = code_digest()
@@ -114,23 +111,23 @@ class WordErrors:
         Raises:
             RecipeError: no recording can be read.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for graph in GRAPHS:
-            path = self.export / FILES[graph]
-            if wide is not None and graph in wide:
-                path = self.folder / f"{graph}.onnx"
-                onnx.save(self.tuners[graph].quantise(wide[graph]), path)
-            paths.append(path)
-        key = hashlib.sha256(self.inputs.encode())
-        for path in paths:
-            key.update(hashlib.sha256(path.read_bytes()).digest())
-        name = key.hexdigest()[:24]
-        if name not in self.known:
-            self.known[name] = self._measure(paths, Journal(self.journals / f"{name}.jsonl"))
-        return self.known[name]
+        asked = frozenset((wide or {}).items())
+        if asked not in self.known:
+            self.known[asked] = self._measure([self._graph(graph, wide or {}) for graph in GRAPHS])
+        return self.known[asked]
 
-    def _measure(self, paths: list[Path], journal: Journal) -> float:
+    def _graph(self, name: str, wide: Mapping[str, frozenset[str]]) -> Path:
+        """The file of a graph: quantised if it is in `wide`, else the float one."""
+        if name not in wide:
+            return self.export / FILES[name]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{name}.onnx"
+        onnx.save(self.tuners[name].quantise(wide[name]), path)
+        return path
+
+    def _measure(self, paths: list[Path]) -> float:
+        key = canonical_digest([self.inputs, *map(sha256_file, paths)])
+        journal = Journal(self.journals / f"{key[:24]}.jsonl")
         engines: list[TimedEngine] = []
 
         def engine() -> TimedEngine:
