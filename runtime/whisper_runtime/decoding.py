@@ -140,31 +140,15 @@ class GreedyDecoder:
                 logprobs.append(logprob)
                 leads.append(float(row.max() - row[eot]))
                 if token == eot:
-                    once = self._once(text, leads)
-                    return _decoded(text[:once], logprobs[: once + 1], no_speech)
+                    once = said_once(self._tokenizer, text, leads)
+                    return decoded(text[:once], logprobs[: once + 1], no_speech)
                 text.append(token)
                 if repeated := loop_at_end(text, seconds):
                     del text[-repeated:]
-                    return _decoded(text, logprobs, no_speech, looped=True)
+                    return decoded(text, logprobs, no_speech, looped=True)
                 if index == len(checked) or token != checked[index]:
                     break
-        return _decoded(text, logprobs, no_speech)
-
-    def _once(self, text: Sequence[int], leads: Sequence[float]) -> int:
-        """How much of a finished text to keep: one round, if it is a phrase twice that was said once; else all.
-
-        Args:
-            text: the tokens.
-            leads: by how much the likeliest token was above the end of text before each of them, and at the end.
-        """
-        for length in range(2, len(text) // 2 + 1):
-            if text[length : 2 * length] != text[:length]:
-                continue
-            further = any(map(str.isalnum, self._tokenizer.decode(text[2 * length :])))
-            end = min(leads[2 * length :])
-            if not further and leads[length] < min(end + _TWICE_LEAD, _TWICE_MOST_LEAD):
-                return length
-        return len(text)
+        return decoded(text, logprobs, no_speech)
 
     def choose(self, logits: np.ndarray, rules: TokenRules, text: Sequence[int], seconds: float) -> tuple[int, float]:
         """The next token and its log probability, by the logits (vocab,) after a text, which are changed."""
@@ -173,7 +157,7 @@ class GreedyDecoder:
         eot = self._tokenizer.eot
         if may_end(len(text), seconds) and logits[eot] >= logits[token] - EOT_MARGIN:
             token = eot
-        return token, float(logits[token] - _log_sum_exp(logits))
+        return token, float(logits[token] - log_sum_exp(logits))
 
 
 def may_end(length: int, seconds: float) -> bool:
@@ -186,7 +170,26 @@ def loop_at_end(text: Sequence[int], seconds: float) -> int:
     return loop_length(text) if len(text) >= LOOP_TOKENS_PER_SECOND * seconds else 0
 
 
-def _decoded(text: list[int], logprobs: list[float], no_speech: float, looped: bool = False) -> Decoded:
+def said_once(tokenizer: Tokenizer, text: Sequence[int], leads: Sequence[float]) -> int:
+    """How much of a finished text to keep: one round, if it is a phrase twice that was said once; else all.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        text: the tokens.
+        leads: by how much the likeliest token was above the end of text before each of them, and at the end.
+    """
+    for length in range(2, len(text) // 2 + 1):
+        if text[length : 2 * length] != text[:length]:
+            continue
+        further = any(map(str.isalnum, tokenizer.decode(text[2 * length :])))
+        end = min(leads[2 * length :])
+        if not further and leads[length] < min(end + _TWICE_LEAD, _TWICE_MOST_LEAD):
+            return length
+    return len(text)
+
+
+def decoded(text: Sequence[int], logprobs: Sequence[float], no_speech: float, looped: bool = False) -> Decoded:
+    """A text with the mean of its tokens' log probabilities."""
     average = float(np.mean(logprobs)) if logprobs else 0.0
     return Decoded(tuple(text), average, no_speech, looped)
 
@@ -203,9 +206,10 @@ def _resume(draft: Sequence[int], at: int, token: int) -> int:
 
 def probability(logits: np.ndarray, token: int) -> float:
     """How likely a token is, 0 to 1, by the logits (vocab,) of all."""
-    return float(np.exp(logits[token] - _log_sum_exp(logits)))
+    return float(np.exp(logits[token] - log_sum_exp(logits)))
 
 
-def _log_sum_exp(logits: np.ndarray) -> float:
+def log_sum_exp(logits: np.ndarray) -> float:
+    """The logarithm of the sum of the exponentials of logits (vocab,), which turns them into log probabilities."""
     peak = logits.max()
     return float(peak + np.log(np.exp(logits - peak).sum()))

@@ -1,9 +1,14 @@
 """The decoder on the host's CPU: with a key-value cache, so that a step costs one token and not all slots.
 
+It can do two things that the accelerator's decoder cannot. It takes the next tokens of several texts in one call, for
+hardly more than one costs: what a call costs is reading the weights. And it can be given several pictures of the same
+sound; then log probabilities are the mean of those under each picture.
+
 Runs the two graphs that the toolchain's module of the same name writes, with ONNX Runtime.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +21,41 @@ from whisper_runtime.errors import BackendError
 CROSS_ATTENTION = "cross_attention.onnx"
 HOST_DECODER = "host_decoder.onnx"
 
+BEAM_SIZE = 5
+"""Texts that are followed at once; as in the other Whispers. Measured, see benchmarks/README.md."""
+
 _HIDDEN = np.float32(-1e9)  # added to the scores of what a token must not see
+
+_Cache = dict[str, np.ndarray]
+
+
+@dataclass
+class _Picture:
+    """What the graph needs to know of one picture of the window, and what it has computed of the text's tokens.
+
+    Attributes:
+        cross: cross-attention's keys and values.
+        text: the cache of one text's tokens.
+        tree: the cache of the tokens of several texts.
+    """
+
+    cross: _Cache
+    text: _Cache
+    tree: _Cache = field(default_factory=dict)
 
 
 class HostDecoder:
-    """Decodes on the CPU what a backend has encoded; see `TextDecoder`.
+    """Decodes on the CPU what a backend has encoded; see `BranchingDecoder`.
 
-    Tokens are computed one by one. So the same tokens give the same logits, bit for bit, whatever was asked before.
+    The tokens of one text are computed one by one. So `logits` gives the same for the same tokens, bit for bit,
+    whatever was asked before.
 
     Args:
         backend: gives the features as floats.
         embedding: the host's embeddings.
         folder: holds the two graphs.
         threads: threads for each call; None for one per core.
+        beam_size: texts that are followed at once; 1 to decode greedily.
 
     Raises:
         BackendError: the folder has no such graphs, onnxruntime is not installed or cannot load them.
@@ -36,8 +63,16 @@ class HostDecoder:
 
     name = "host"
 
-    def __init__(self, backend: Backend, embedding: TokenEmbedding, folder: Path, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        embedding: TokenEmbedding,
+        folder: Path,
+        threads: int | None = None,
+        beam_size: int = BEAM_SIZE,
+    ) -> None:
         self.calls = 0
+        self.beam_size = beam_size
         self._backend = backend
         self._embedding = embedding
         for name in (CROSS_ATTENTION, HOST_DECODER):
@@ -58,9 +93,15 @@ class HostDecoder:
             if value.name.startswith("self_")
         }
         self._outputs = ["logits", *(f"new_{name}" for name in self._empty)]
-        self._cross: dict[str, np.ndarray] = {}
-        self._cache = self._empty
-        self._cached: list[int] = []
+        if "hidden" not in {value.name for value in self._decoder.get_inputs()}:
+            raise BackendError(
+                f"{folder / HOST_DECODER}: was built before it could decode several texts at once: build the bundle "
+                "again, or use --decoder device"
+            )
+        self._pictures: list[_Picture] = []
+        self._known: list[int] = []  # tokens of the text's cache
+        self._branches: dict[tuple[int, ...], int] = {}  # the place of each text's last token in the tree's cache
+        self._seen: np.ndarray = np.zeros((0, 0), bool)  # what each token of the tree sees
 
     def begin(self, features: Features) -> None:
         """Start a window: waits for its features and computes its cross-attention's keys and values.
@@ -68,10 +109,19 @@ class HostDecoder:
         Raises:
             BackendError: the device or the graph fails; there is no window then.
         """
-        self._cross, self._cache, self._cached = {}, self._empty, []
-        feeds = {"features": self._backend.read_features(features)}
-        results = run_session(self._cross_attention, self._cross_names, feeds)
-        self._cross = dict(zip(self._cross_names, results, strict=True))
+        self._pictures = []
+        self.also(features)
+
+    def also(self, features: Features) -> None:
+        """Take one more picture of the same window; see `BranchingDecoder`. Raises as `begin`."""
+        self._known, self._branches = [], {}
+        try:
+            feeds = {"features": self._backend.read_features(features)}
+            results = run_session(self._cross_attention, self._cross_names, feeds)
+        except BaseException:
+            self._pictures = []
+            raise
+        self._pictures.append(_Picture(dict(zip(self._cross_names, results, strict=True)), self._empty))
 
     def room(self, prompt: int, text: int) -> int:
         """A guess costs as much as the token itself, so none is checked."""
@@ -79,30 +129,105 @@ class HostDecoder:
 
     def logits(self, prompt: Sequence[int], text: Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """Logits after the tokens at `rows`; see `TextDecoder`. Only what the cache does not hold is computed."""
-        if not self._cross:
-            raise BackendError("the host decoder has no window: call begin first")
         tokens, wanted = [*prompt, *text], set(rows)
         if not 0 <= rows[0] <= rows[-1] < len(tokens):
             raise ValueError(f"rows {list(rows)}: there are {len(tokens)} tokens")
-        if rows[-1] >= self._embedding.positions:
-            raise ValueError(f"row {rows[-1]}: the model knows {self._embedding.positions} positions")
+        self._check(rows[-1])
         known = 0
-        while known < min(len(self._cached), rows[0]) and self._cached[known] == tokens[known]:
+        while known < min(len(self._known), rows[0]) and self._known[known] == tokens[known]:
             known += 1
-        self._cache = {name: np.ascontiguousarray(cache[:, :known]) for name, cache in self._cache.items()}
-        self._cached = tokens[:known]
+        for picture in self._pictures:
+            picture.text = _first(picture.text, known)
+        self._known = tokens[:known]
         return np.concatenate([self._step(tokens[row], row in wanted) for row in range(known, rows[-1] + 1)])
 
+    def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Logits after several texts; see `BranchingDecoder`. One call for all of them."""
+        start = tuple(prompt)
+        if start not in self._branches:
+            self.logits(start, [], [len(start) - 1])
+            for picture in self._pictures:
+                picture.tree = _first(picture.text, len(start))
+            self._branches = {start[: end + 1]: end for end in range(len(start))}
+            self._seen = np.tri(len(start), dtype=bool)
+        ends = [(*start, *text) for text in texts]
+        self._check(max(map(len, ends)) - 1)
+        try:
+            before = [self._branches[end[:-1]] for end in ends]
+        except KeyError:
+            raise ValueError("a text that is more than a token longer than any before") from None
+        held, new = len(self._seen), len(ends)
+        seen = np.zeros((held + new, held + new), bool)
+        seen[:held, :held] = self._seen
+        seen[held:, :held] = self._seen[before]
+        seen[held:, held:] = np.eye(new, dtype=bool)
+        self._seen = seen
+        for place, end in enumerate(ends, start=held):
+            self._branches[end] = place
+        tokens, positions = [end[-1] for end in ends], [len(end) - 1 for end in ends]
+        hidden = np.where(seen[held:], np.float32(0), _HIDDEN)
+        found = []
+        for picture in self._pictures:
+            logits, picture.tree = self._run(picture.cross, picture.tree, tokens, positions, hidden, list(range(new)))
+            found.append(logits)
+        return _mean(found)
+
+    def _check(self, last: int) -> None:
+        """Raise unless there is a window, and the model knows the position of the last token that is asked for."""
+        if not self._pictures:
+            raise BackendError("the host decoder has no window: call begin first")
+        if last >= self._embedding.positions:
+            raise ValueError(f"row {last}: the model knows {self._embedding.positions} positions")
+
     def _step(self, token: int, wanted: bool) -> np.ndarray:
-        """Add a token to the cache. Returns the logits after it (1, vocab), or (0, vocab) if they are not wanted."""
+        """Add a token to the text's cache. Returns the logits after it (1, vocab), or (0, vocab) if not wanted."""
+        place = len(self._known)
+        hidden = np.zeros((1, place + 1), np.float32)
+        rows = [0] if wanted else []
+        found = []
+        for picture in self._pictures:
+            logits, picture.text = self._run(picture.cross, picture.text, [token], [place], hidden, rows)
+            found.append(logits)
+        self._known.append(token)
+        return _mean(found)
+
+    def _run(
+        self,
+        cross: _Cache,
+        cache: _Cache,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        hidden: np.ndarray,
+        rows: Sequence[int],
+    ) -> tuple[np.ndarray, _Cache]:
+        """Run the graph on new tokens (n,) with a cache of p others; `hidden` is (n, p + n).
+
+        Returns:
+            Logits (len(rows), vocab), and the cache of all tokens.
+        """
         feeds = {
-            "token_embeddings": self._embedding.embed([token], [len(self._cached)], 1)[0],
-            "rows": np.zeros(int(wanted), np.int64),
-            **self._cross,
-            **self._cache,
+            "token_embeddings": self._embedding.embed(tokens, positions, len(tokens))[:, 0],
+            "hidden": hidden,
+            "rows": np.array(rows, np.int64),
+            **cross,
+            **cache,
         }
         logits, *caches = run_session(self._decoder, self._outputs, feeds)
-        self._cache = dict(zip(self._cache, caches, strict=True))
-        self._cached.append(token)
         self.calls += 1
-        return logits
+        return logits, dict(zip(cache, caches, strict=True))
+
+
+def _first(cache: _Cache, count: int) -> _Cache:
+    """The cache of the first tokens."""
+    return {name: np.ascontiguousarray(values[:, :count]) for name, values in cache.items()}
+
+
+def _mean(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the log probabilities under each picture, (n, vocab); under a single one, its logits."""
+    if len(logits) == 1:
+        return logits[0]
+    total = np.zeros_like(logits[0])
+    for each in logits:
+        shifted = each - each.max(axis=-1, keepdims=True)
+        total += shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return total / np.float32(len(logits))

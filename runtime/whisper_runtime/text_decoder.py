@@ -1,7 +1,7 @@
 """What predicts the next token of a window: the accelerator's fixed-shape graph, or a decoder on the host's CPU."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,5 +50,42 @@ class TextDecoder(Protocol):
             BackendError: a graph fails.
             ValueError: the prompt leaves no slot for text, a row is out of sight, or a token has a position that the
                 model does not know.
+        """
+        ...
+
+
+@runtime_checkable
+class BranchingDecoder(TextDecoder, Protocol):
+    """A decoder for which several texts cost hardly more than one, and that can be shown several pictures of a window.
+
+    Attributes:
+        beam_size: how many texts to follow at once; 1 to decode greedily.
+    """
+
+    beam_size: int
+
+    def also(self, features: Features) -> None:
+        """Take one more picture of the window that `begin` started.
+
+        From here on log probabilities are the mean of those under each picture, and no text is known yet.
+
+        Raises:
+            BackendError: the device or a graph fails.
+        """
+        ...
+
+    def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return the logits after several texts.
+
+        Args:
+            prompt: the sot sequence.
+            texts: the tokens after it. Each is one token longer than nothing, or than a text of an earlier call.
+
+        Returns:
+            (len(texts), vocab) float32, to be changed at will.
+
+        Raises:
+            BackendError: a graph fails, or no window has begun.
+            ValueError: a text has no beginning, or a position that the model does not know.
         """
         ...

@@ -10,7 +10,7 @@ import numpy as np
 from whisper_runtime.backends import Backend, Features
 from whisper_runtime.closing import Closing
 from whisper_runtime.sensors import Sensors
-from whisper_runtime.text_decoder import TextDecoder
+from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
 from whisper_runtime.window_reader import WindowReader
@@ -66,7 +66,7 @@ class TimedEngine(Closing):
         self.stages = {"encoder": 0.0, "decoder": 0.0}
         self._decoder = decoder
         self._language = language
-        timed_backend, timed_decoder = _TimedBackend(backend, self.stages), _TimedDecoder(decoder, self.stages)
+        timed_backend, timed_decoder = _TimedBackend(backend, self.stages), _timed_decoder(decoder, self.stages)
         self._transcriber = Transcriber.from_parts(timed_backend, timed_decoder, tokenizer, seconds)
         if reader is not None:
             self._transcriber.reader = reader(timed_backend, timed_decoder)
@@ -134,6 +134,31 @@ class _TimedDecoder:
             logits = self._decoder.logits(prompt, text, rows)
         self.calls = self._decoder.calls
         return logits
+
+
+class _TimedBranchingDecoder(_TimedDecoder):
+    """A decoder of several texts that is timed."""
+
+    def __init__(self, decoder: BranchingDecoder, stages: dict[str, float]) -> None:
+        super().__init__(decoder, stages)
+        self._branching = decoder
+        self.beam_size = decoder.beam_size
+
+    def also(self, features: Features) -> None:
+        with _timed(self._stages, "decoder"):
+            self._branching.also(features)
+
+    def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
+        with _timed(self._stages, "decoder"):
+            logits = self._branching.branches(prompt, texts)
+        self.calls = self._decoder.calls
+        return logits
+
+
+def _timed_decoder(decoder: TextDecoder, stages: dict[str, float]) -> TextDecoder:
+    if isinstance(decoder, BranchingDecoder):
+        return _TimedBranchingDecoder(decoder, stages)
+    return _TimedDecoder(decoder, stages)
 
 
 @contextmanager

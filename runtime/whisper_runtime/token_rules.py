@@ -25,12 +25,15 @@ class TokenRules:
     Args:
         tokenizer: the model's tokenizer.
         timestamps: whether the text is to hold timestamps.
+
+    Attributes:
+        timestamps: the same.
     """
 
     def __init__(self, tokenizer: Tokenizer, timestamps: bool = False) -> None:
         self._eot = tokenizer.eot
         self._begin = tokenizer.timestamp_begin
-        self._timestamps = timestamps
+        self.timestamps = timestamps
         # openai-whisper leaves the languages' tokens in; they would be text that nobody can read.
         specials = range(tokenizer.eot + 1, tokenizer.timestamp_begin)
         self._never = np.array(sorted({*tokenizer.suppress_tokens, *specials}))
@@ -47,7 +50,7 @@ class TokenRules:
         logits[self._never] = -np.inf
         if not text:
             logits[self._not_at_first] = -np.inf
-        if not self._timestamps:
+        if not self.timestamps:
             logits[self._begin :] = -np.inf
             return
         begin = self._begin

@@ -8,18 +8,21 @@ import numpy as np
 
 from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.backends import Backend, Features
+from whisper_runtime.beam_search import BeamDecoder
 from whisper_runtime.decoding import Decoded, GreedyDecoder, probability
 from whisper_runtime.mel import window_mel
 from whisper_runtime.spoken_language import LanguageGuess
-from whisper_runtime.text_decoder import TextDecoder
+from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.windows import Window
 
 # Where the model is in doubt it is shown the same sound again, a little later in the window and louder: that is another
-# picture to the encoder, and of both texts the one that the model finds likelier is taken. A look costs an encoding
-# and, with the text before for a draft, a few decoder calls. Measured, see benchmarks/README.md.
+# picture to the encoder. Of both texts the one that the model finds likelier is taken; a look costs an encoding and,
+# with the text before for a draft, a few decoder calls. A decoder that takes both pictures at once decodes again with
+# the mean of what it sees in them. Measured, see benchmarks/README.md.
 DOUBTFUL_LOGPROB = -0.3
+DOUBTFUL_LOGPROB_OF_BEAMS = -0.25  # the likeliest of several texts
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class WindowReader:
         self._tokenizer = tokenizer
         self._seconds = seconds
         self._greedy = GreedyDecoder(decoder, tokenizer)
+        self._branching = decoder if isinstance(decoder, BranchingDecoder) and decoder.beam_size > 1 else None
 
     @property
     def lookahead(self) -> int:
@@ -126,16 +130,32 @@ class WindowReader:
 
     def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
         """Decode an encoded window, and look again while the text is doubtful. Raises BackendError."""
+        if self._branching is not None:
+            return self._search(self._branching, window, features, prompt)
         best = self.glance(window, features, prompt, draft)
         for look in LOOKS[1:]:
             # In noise, the likeliest of several inventions would be more convincing than the first.
-            if self._is_sure(best.decoded) or hears_nothing(best.decoded):
+            if self._is_sure(best.decoded, DOUBTFUL_LOGPROB) or hears_nothing(best.decoded):
                 break
             looked = self.glance(window, self.encode(window, look), prompt, best.decoded.tokens)
             looked = replace(looked, shift=self._shift(window, look))
             if not self._says_again(best.decoded, looked.decoded):
                 best = looked if self._says_again(looked.decoded, best.decoded) else max(best, looked, key=self._worth)
         return best
+
+    def _search(self, decoder: BranchingDecoder, window: Window, features: Features, prompt: Prompt) -> Reading:
+        """Follow several texts; where the likeliest is doubtful, again with another picture beside the first."""
+        beams = BeamDecoder(decoder, self._tokenizer, decoder.beam_size)
+        decoder.begin(features)
+        first = beams.decode(prompt.tokens, prompt.rules, window.seconds)
+        if self._is_sure(first, DOUBTFUL_LOGPROB_OF_BEAMS) or hears_nothing(first):
+            return Reading(window, first)
+        # Both pictures must give a token the same meaning, a time included.
+        look = replace(LOOKS[1], shift=0.0) if prompt.rules.timestamps else LOOKS[1]
+        decoder.also(self.encode(window, look))
+        both = beams.decode(prompt.tokens, prompt.rules, window.seconds)
+        worse = self._repeats(both) and not self._repeats(first)
+        return Reading(window, first if worse or self._says_again(first, both) else both)
 
     def _shift(self, window: Window, look: Look) -> float:
         return min(look.shift, (self._seconds * SAMPLE_RATE - len(window.samples)) / SAMPLE_RATE)
@@ -149,8 +169,8 @@ class WindowReader:
         rounds = len(long) // max(1, len(short))
         return rounds > 1 and short.casefold() * rounds == long.casefold()
 
-    def _is_sure(self, decoded: Decoded) -> bool:
-        return decoded.avg_logprob >= DOUBTFUL_LOGPROB and not self._repeats(decoded)
+    def _is_sure(self, decoded: Decoded, least: float) -> bool:
+        return decoded.avg_logprob >= least and not self._repeats(decoded)
 
     def _repeats(self, decoded: Decoded) -> bool:
         text = self._tokenizer.decode(decoded.tokens).encode()

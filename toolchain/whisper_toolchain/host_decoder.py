@@ -4,16 +4,19 @@ A CPU has what the accelerator lacks, memory that lasts from one step to the nex
 accelerator's. They are written straight from the checkpoint's tensors:
 
     cross_attention: features [1,50*s,d] -> cross_key_i [h,50*s,d/h], cross_value_i [h,50*s,d/h]
-    host_decoder:    token_embeddings [1,d], rows [r], the cross tensors, self_key_i [h,p,d/h], self_value_i [h,p,d/h]
-                     -> logits [r,vocab], new_self_key_i [h,p+1,d/h], new_self_value_i [h,p+1,d/h]
+    host_decoder:    token_embeddings [n,d], hidden [n,p+n], rows [r], the cross tensors, self_key_i [h,p,d/h],
+                     self_value_i [h,p,d/h]
+                     -> logits [r,vocab], new_self_key_i [h,p+n,d/h], new_self_value_i [h,p+n,d/h]
 
-with h heads, p tokens in the cache, and i counting the blocks. `rows` is [0], or [] where no logits are wanted: the
-vocabulary is half of the work.
+with h heads, p tokens in the cache, n new ones, and i counting the blocks. `hidden` is added to the scores: zero for
+what a token sees, very low for what it does not. So the cache may hold a tree of texts that begin alike. `rows` says
+after which of the new tokens logits are wanted: the vocabulary is half of the work.
 
 Weights are int8 with one scale a column, activations become uint8 as they come (ONNX's DynamicQuantizeLinear): nothing
 has to be calibrated. Such a scale holds for a whole tensor, and tokens differ in size: with a text in one tensor the
-noise of tiny's logits grows by 12 dB. So tokens go in one at a time. That also makes the logits those of the tokens
-alone, bit for bit, whatever was computed before. Each product is written as the nodes that ONNX Runtime joins into one.
+noise of tiny's logits grows by 12 dB. So the tokens of one text go in one at a time. That also makes the logits those
+of the tokens alone, bit for bit, whatever was computed before. Together go only the next tokens of several texts, which
+are much alike. Each product is written as the nodes that ONNX Runtime joins into one.
 """
 
 from collections.abc import Sequence
@@ -145,12 +148,21 @@ class _Graph:
             self.node("Add", [product, self.constant(f"{layer}.bias", bias)], layer)
         return layer
 
-    def attend(self, query: str, key: str, value: str, layer: str, state: int) -> str:
-        """Softmax(query @ key^T) @ value, with query [h,1,d/h], key and value [h,n,d/h] -> [1,d]."""
+    def split_heads(self, x: str, heads: int, width: int, output: str) -> str:
+        """[n,heads*width] -> [heads,n,width]."""
+        split = self.reshape(x, [-1, heads, width], f"{output}.split")
+        return self.node("Transpose", [split], output, perm=[1, 0, 2])
+
+    def attend(self, query: str, key: str, value: str, layer: str, state: int, hidden: str | None = None) -> str:
+        """Softmax(query @ key^T + hidden) @ value, with query [h,n,d/h], key and value [h,m,d/h] -> [n,d]."""
         turned = self.node("Transpose", [key], f"{layer}.turned", perm=[0, 2, 1])
         scores = self.node("MatMul", [query, turned], f"{layer}.scores")
+        if hidden is not None:
+            scores = self.node("Add", [scores, hidden], f"{layer}.seen")
         shares = self.node("Softmax", [scores], f"{layer}.shares", axis=-1)
-        return self.reshape(self.node("MatMul", [shares, value], f"{layer}.context"), [1, state], f"{layer}.joined")
+        context = self.node("MatMul", [shares, value], f"{layer}.context")
+        by_token = self.node("Transpose", [context], f"{layer}.by_token", perm=[1, 0, 2])
+        return self.reshape(by_token, [-1, state], f"{layer}.joined")
 
     def reshape(self, x: str, shape: Sequence[int], output: str) -> str:
         return self.node("Reshape", [x, self.constant(f"{output}.shape", shape)], output)
@@ -227,14 +239,14 @@ def _cross_attention(graph: _Graph, plan: ShapePlan) -> None:
         for part in ("key", "value"):
             layer, output = f"decoder.blocks.{block}.cross_attn.{part}", f"cross_{part}_{block}"
             flat = graph.linear(features, layer, *graph.projection(layer))
-            split = graph.reshape(flat, [frames, heads, width], f"{layer}.split")
-            graph.add_output(graph.node("Transpose", [split], output, perm=[1, 0, 2]), [heads, frames, width])
+            graph.add_output(graph.split_heads(flat, heads, width, output), [heads, frames, width])
 
 
 def _decoder(graph: _Graph, plan: ShapePlan) -> None:
     heads = plan.dims.n_text_head
     width = plan.state // heads
-    x = graph.add_input("token_embeddings", [1, plan.state])
+    x = graph.add_input("token_embeddings", ["n", plan.state])
+    hidden = graph.add_input("hidden", ["n", "p_and_n"])
     rows = graph.add_input("rows", ["r"], TensorProto.INT64)
     for block in range(plan.dims.n_text_layer):
         layer = f"decoder.blocks.{block}.attn"
@@ -243,25 +255,25 @@ def _decoder(graph: _Graph, plan: ShapePlan) -> None:
         weights, biases = zip(*projections, strict=True)
         normed = graph.layer_norm(x, f"{layer}_ln")
         joined = graph.linear(normed, f"{layer}.qkv", np.concatenate(weights, axis=1), np.concatenate(biases))
-        by_head = graph.reshape(joined, [3 * heads, 1, width], f"{layer}.by_head")
+        by_head = graph.split_heads(joined, 3 * heads, width, f"{layer}.by_head")
         names = [f"{layer}.{part}" for part in ("query", "key", "value")]
         query, *new = graph.nodes("Split", [by_head], names, axis=0, num_outputs=3)
         known = [graph.node("Concat", [old, more], f"new_{old}", axis=1) for old, more in zip(past, new, strict=True)]
         for name in known:
-            graph.add_output(name, [heads, "p_and_1", width])
-        x = _add(graph, x, graph.attend(query, known[0], known[1], layer, plan.state), f"{layer}.out")
+            graph.add_output(name, [heads, "p_and_n", width])
+        x = _add(graph, x, graph.attend(query, known[0], known[1], layer, plan.state, hidden), f"{layer}.out")
 
         layer = f"decoder.blocks.{block}.cross_attn"
         shape = [heads, plan.feature_frames, width]
         cross = [graph.add_input(f"cross_{part}_{block}", shape) for part in ("key", "value")]
         normed = graph.layer_norm(x, f"{layer}_ln")
         flat = graph.linear(normed, f"{layer}.query", *_query(graph, layer, width))
-        query = graph.reshape(flat, [heads, 1, width], f"{layer}.by_head")
+        query = graph.split_heads(flat, heads, width, f"{layer}.by_head")
         x = _add(graph, x, graph.attend(query, cross[0], cross[1], layer, plan.state), f"{layer}.out")
 
         layer = f"decoder.blocks.{block}.mlp"
-        hidden = graph.linear(graph.layer_norm(x, f"{layer}_ln"), f"{layer}.0", *graph.projection(f"{layer}.0"))
-        x = _add(graph, x, graph.node("Gelu", [hidden], f"{layer}.1"), f"{layer}.2")
+        inner = graph.linear(graph.layer_norm(x, f"{layer}_ln"), f"{layer}.0", *graph.projection(f"{layer}.0"))
+        x = _add(graph, x, graph.node("Gelu", [inner], f"{layer}.1"), f"{layer}.2")
     wanted = graph.node("Gather", [x, rows], "wanted", axis=0)
     head = graph.weight("decoder.token_embedding.weight").T
     logits = graph.linear(graph.layer_norm(wanted, "decoder.ln"), "logits", head, None)

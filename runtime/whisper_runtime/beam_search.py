@@ -1,0 +1,121 @@
+"""Beam search over the text of one window: several texts are followed at once, and the likeliest is taken.
+
+For decoders to which several texts cost hardly more than one. Where greedy decoding has to go on behind one wrong
+token, the right one is still in another beam.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from whisper_runtime.decoding import (
+    EOT_MARGIN,
+    TEXT_LIMIT,
+    Decoded,
+    decoded,
+    log_sum_exp,
+    loop_at_end,
+    may_end,
+    probability,
+    said_once,
+)
+from whisper_runtime.text_decoder import BranchingDecoder
+from whisper_runtime.token_rules import TokenRules
+from whisper_runtime.tokenizer import Tokenizer
+
+# A token that is less likely than the likeliest by this much, in natural log probability, is no alternative.
+_LEAST_BEHIND = 3.0
+
+
+@dataclass(frozen=True)
+class _Beam:
+    """A text with the log probability of each token, and the lead of the likeliest token over the end before each."""
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    leads: tuple[float, ...] = ()
+    rank: float = 0.0
+
+    def grown(self, token: int, logprob: float, lead: float, rank: float) -> "_Beam":
+        return _Beam((*self.tokens, token), (*self.logprobs, logprob), (*self.leads, lead), rank)
+
+
+class BeamDecoder:
+    """Decodes windows to tokens, by the rules of `GreedyDecoder`.
+
+    Args:
+        decoder: predicts the next token of several texts.
+        tokenizer: the model's tokenizer.
+        size: texts that are followed at once, at least 1.
+        limit: tokens a window at most.
+    """
+
+    def __init__(self, decoder: BranchingDecoder, tokenizer: Tokenizer, size: int, limit: int = TEXT_LIMIT) -> None:
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._size = size
+        self._limit = limit
+
+    def decode(self, prompt: Sequence[int], rules: TokenRules, seconds: float) -> Decoded:
+        """Decode the window that the decoder was given by `begin`.
+
+        Searches until as many texts have ended as there are beams, and returns the one whose mean log probability is
+        highest; one that goes round in circles only if all do.
+
+        Args:
+            prompt: the sot sequence.
+            rules: what may follow what.
+            seconds: length of the window's sound.
+
+        Raises:
+            BackendError: a graph fails.
+        """
+        last = len(prompt) - 1
+        logits = self._decoder.logits(prompt, [], sorted({prompt.index(self._tokenizer.sot), last}))
+        no_speech = probability(logits[0], self._tokenizer.no_speech)
+        beams, logits = [_Beam()], logits[-1:]
+        ended: list[Decoded] = []
+        while True:
+            grown = [
+                further
+                for beam, row in zip(beams, logits, strict=True)
+                for further in self._grow(beam, row, rules, seconds)
+            ]
+            beams = []
+            for beam in sorted(grown, key=lambda each: -each.rank):
+                *text, token = beam.tokens
+                if token == self._tokenizer.eot:
+                    once = said_once(self._tokenizer, text, beam.leads)
+                    ended.append(decoded(text[:once], beam.logprobs[: once + 1], no_speech))
+                elif repeated := loop_at_end(beam.tokens, seconds):
+                    ended.append(decoded(beam.tokens[:-repeated], beam.logprobs, no_speech, looped=True))
+                else:
+                    beams.append(beam)
+                if len(beams) == self._size:
+                    break
+            if not beams or len(ended) >= self._size:
+                break
+            if len(beams[0].tokens) == self._limit:
+                ended += [decoded(beam.tokens, beam.logprobs, no_speech) for beam in beams]
+                break
+            logits = self._decoder.branches(prompt, [beam.tokens for beam in beams])
+        return max(ended, key=lambda each: (not each.looped, each.avg_logprob))
+
+    def _grow(self, beam: _Beam, logits: np.ndarray, rules: TokenRules, seconds: float) -> list[_Beam]:
+        """A text with each of the tokens that may well follow, by the logits (vocab,), which are changed."""
+        rules.apply(logits, beam.tokens, seconds)
+        eot = self._tokenizer.eot
+        best, total = float(logits.max()), log_sum_exp(logits)
+        lead = best - float(logits[eot])
+        if may_end(len(beam.tokens), seconds) and lead <= EOT_MARGIN:
+            # Taken as if it were the likeliest.
+            return [beam.grown(eot, best - lead - total, lead, beam.rank + best - total)]
+        tokens = np.flatnonzero(logits >= best - _LEAST_BEHIND)
+        # One more than there are beams, for one may be the end.
+        tokens = tokens[np.argsort(-logits[tokens], kind="stable")[: self._size + 1]]
+        logprobs = [float(logits[token]) - total for token in tokens]
+        return [
+            beam.grown(int(token), logprob, lead, beam.rank + logprob)
+            for token, logprob in zip(tokens, logprobs, strict=True)
+        ]
