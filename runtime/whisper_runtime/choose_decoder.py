@@ -12,10 +12,10 @@ from whisper_runtime.backends import Backend, Features
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError
-from whisper_runtime.host_decoder import HostDecoder
+from whisper_runtime.host_decoder import BEAM_SIZE, HostDecoder
 from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder
-from whisper_runtime.text_decoder import TextDecoder
+from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
 
 TOKENS = 25  # of a typical window
 
@@ -34,6 +34,7 @@ def choose_decoder(
     bundle: Bundle,
     threads: int | None = None,
     drafted: bool = False,
+    beam_size: int = BEAM_SIZE,
 ) -> TextDecoder:
     """Return the decoder that is faster here, ready for its first window, and log why it was taken.
 
@@ -45,6 +46,7 @@ def choose_decoder(
         bundle: what the backend runs.
         threads: threads of the CPU for each call of the host's decoder; None for one per core.
         drafted: it is for a stream, whose drafts save most of the device's calls.
+        beam_size: texts that the host's decoder follows at once.
 
     Raises:
         BackendError: the device fails. That the host's decoder cannot be had is a reason to take the device's.
@@ -52,7 +54,7 @@ def choose_decoder(
     manifest = bundle.manifest
     device = SlotDecoder(backend, embedding, manifest.sequence)
     try:
-        host = HostDecoder(backend, embedding, bundle.folder, threads)
+        host = HostDecoder(backend, embedding, bundle.folder, threads, beam_size)
     except BackendError as error:
         _log.info("decoder: device, because the host's cannot be had: %s", error)
         return device
@@ -60,7 +62,8 @@ def choose_decoder(
     features = backend.encode(np.ascontiguousarray(window_mel(noise, manifest.seconds).T[None]))
     costs: dict[TextDecoder, float] = {
         device: _cost(device, features, manifest.sot_sequence, DRAFTED_SHARE if drafted else 1.0),
-        host: _cost(host, features, manifest.sot_sequence),
+        # Most of a stream's decoding is partial text, which is decoded greedily.
+        host: _cost(host, features, manifest.sot_sequence, beams=1 if drafted else beam_size),
     }
     chosen, other = sorted(costs, key=costs.__getitem__)
     _log.info(
@@ -69,7 +72,7 @@ def choose_decoder(
     return chosen
 
 
-def _cost(decoder: TextDecoder, features: Features, prompt: Sequence[int], calls: float = 1.0) -> float:
+def _cost(decoder: TextDecoder, features: Features, prompt: Sequence[int], calls: float = 1.0, beams: int = 1) -> float:
     """Seconds for a token that takes so many calls, with its share of what is done once in a typical window."""
     decoder.begin(features)
     decoder.logits(prompt, [], [len(prompt) - 1])  # the first run of a graph takes longer
@@ -79,7 +82,10 @@ def _cost(decoder: TextDecoder, features: Features, prompt: Sequence[int], calls
     steps = []
     for count in range(_STEPS):
         start = time.perf_counter()
-        decoder.logits(prompt, [prompt[-1]] * count, [len(prompt) + count - 1])
+        if isinstance(decoder, BranchingDecoder) and beams > 1:
+            decoder.branches(prompt, [[token] * (count + 1) for token in range(beams)])
+        else:
+            decoder.logits(prompt, [prompt[-1]] * count, [len(prompt) + count - 1])
         steps.append(time.perf_counter() - start)
     decoder.calls = 0  # none of these was for a text
     return calls * statistics.median(steps) + once / TOKENS

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 EMULATED_NOTICE = "EMULATED bundle: runs on this CPU with ONNX Runtime, not on a Hailo device"
 
 _STDIN = "-"
+_MOST_BEAMS = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "--hop", type=_hop, default=1.0, metavar="SECONDS", help="how often text is shown at most (default: 1)"
     )
     stream.add_argument("--json", action="store_true", help="print JSON lines, with partial text, latency and calls")
-    stream.set_defaults(run=_stream)
+    stream.set_defaults(run=_stream, refuse=stream.error)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -214,6 +215,12 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         help="where text is decoded: on the accelerator, on this CPU, or where a quick measurement finds it faster "
         "(default: device)",
     )
+    command.add_argument(
+        "--beam-size",
+        type=_beam_size,
+        metavar="N",
+        help="texts that the decoder on this CPU follows at once; 1 is faster, and makes more errors (default: 5)",
+    )
     command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
     command.add_argument(
         "--share-device",
@@ -238,6 +245,13 @@ def _positive(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return number
+
+
+def _beam_size(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if not 1 <= number <= _MOST_BEAMS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {_MOST_BEAMS}")
     return number
 
 
@@ -359,6 +373,8 @@ def _open(options: argparse.Namespace, drafted: bool = False) -> "Transcriber":
     from whisper_runtime.bundle import Bundle
     from whisper_runtime.transcriber import Transcriber
 
+    if options.decoder == "device" and options.beam_size not in (None, 1):
+        options.refuse("--beam-size is for the decoder on this CPU: add --decoder host or auto")
     transcriber = Transcriber(
         options.bundle,
         backend=options.backend,
@@ -366,6 +382,7 @@ def _open(options: argparse.Namespace, drafted: bool = False) -> "Transcriber":
         share_device=options.share_device,
         threads=options.threads,
         drafted=drafted,
+        beam_size=options.beam_size,
     )
     if Bundle.open_unverified(options.bundle).manifest.emulated:
         print(EMULATED_NOTICE, file=sys.stderr)

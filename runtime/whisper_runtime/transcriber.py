@@ -12,7 +12,7 @@ from whisper_runtime.backends import Backend, Features, open_backend
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.closing import Closing
 from whisper_runtime.errors import BackendError, TokenizerError, WhisperError
-from whisper_runtime.host_decoder import HostDecoder
+from whisper_runtime.host_decoder import BEAM_SIZE, HostDecoder
 from whisper_runtime.segment import Segment, TranscriptionInfo
 from whisper_runtime.segmenting import segments_of
 from whisper_runtime.slot_decoder import SlotDecoder
@@ -40,6 +40,8 @@ class Transcriber(Closing):
         share_device: let other programs use the accelerator at the same time.
         threads: threads of the CPU for each graph that runs on it; None for one per core.
         drafted: "auto" chooses for a stream, whose drafts save most of the device's calls.
+        beam_size: texts that the host's decoder follows at once, 1 to decode greedily; None for 5. The device's
+            decoder is always greedy: each further text would cost as much as the first.
 
     Attributes:
         tokenizer: the model's tokenizer.
@@ -51,6 +53,7 @@ class Transcriber(Closing):
         BundleError: the bundle is damaged or not one.
         HefError: a compiled graph is damaged or does not fit the bundle or the device.
         BackendError: it cannot run here.
+        ValueError: the beam size is less than 1.
     """
 
     def __init__(
@@ -62,9 +65,13 @@ class Transcriber(Closing):
         share_device: bool = False,
         threads: int | None = None,
         drafted: bool = False,
+        beam_size: int | None = None,
     ) -> None:
         if decoder not in DECODERS:
             raise BackendError(f"unknown decoder '{decoder}': choose one of {', '.join(DECODERS)}")
+        beam_size = BEAM_SIZE if beam_size is None else beam_size
+        if beam_size < 1:
+            raise ValueError(f"a beam size of {beam_size}: it must be at least 1")
         opened = Bundle.open(bundle, remember=True)
         manifest = opened.manifest
         embedding, tokenizer = opened.embedding(), opened.tokenizer()
@@ -75,11 +82,11 @@ class Transcriber(Closing):
             if decoder == "device":
                 text_decoder = SlotDecoder(device, embedding, manifest.sequence)
             elif decoder == "host":
-                text_decoder = HostDecoder(device, embedding, opened.folder, threads)
+                text_decoder = HostDecoder(device, embedding, opened.folder, threads, beam_size)
             else:
                 from whisper_runtime.choose_decoder import choose_decoder  # seldom wanted, and start-up counts
 
-                text_decoder = choose_decoder(device, embedding, opened, threads, drafted)
+                text_decoder = choose_decoder(device, embedding, opened, threads, drafted, beam_size)
             self._set(device, text_decoder, tokenizer, manifest.seconds)
         except BaseException:
             device.close()

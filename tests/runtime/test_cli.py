@@ -39,8 +39,11 @@ def segment(text, start=0.0, end=1.0):
 class StandIn(Closing):
     """Says for each file what `speech` holds under its name; an error in there is raised when its turn comes."""
 
-    def __init__(self, bundle, *, backend=None, decoder="device", share_device=False, threads=None, drafted=False):
+    def __init__(
+        self, bundle, *, backend=None, decoder="device", share_device=False, threads=None, drafted=False, beam_size=None
+    ):
         assert not drafted, "recordings have no drafts"
+        self.beam_size = beam_size
         self.made_with = (bundle, backend, decoder, share_device, threads)
         self.text_decoder, self.name = self, decoder
         self.calls = 100
@@ -132,7 +135,9 @@ def test_each_format_is_printed(run):
 
 def test_options_reach_the_transcriber_and_every_file(run, transcriber, bundle):
     arguments = ["--language", "de", "--task", "translate", "--timestamps", "--threads", "3", "--share-device"]
-    assert run("a.wav", "b.wav", *arguments, "--backend", "onnxruntime", "--decoder", "auto")[0] == 0
+    arguments += ["--backend", "onnxruntime", "--decoder", "auto", "--beam-size", "2"]
+    assert run("a.wav", "b.wav", *arguments)[0] == 0
+    assert transcriber.beam_size == 2
     assert transcriber.made_with == (bundle, "onnxruntime", "auto", True, 3)
     assert transcriber.asked == [(name, "de", "translate", True) for name in ("a.wav", "b.wav")]
     assert transcriber.closed == 1
@@ -232,6 +237,8 @@ def test_a_terminal_is_no_recording(run, monkeypatch):
         (["a.wav", "--decoder", "gpu"], "invalid choice: 'gpu'"),
         (["a.wav", "--task", "sing"], "invalid choice: 'sing'"),
         (["a.wav", "--threads", "0"], "'0' is not a number from 1 on"),
+        (["a.wav", "--beam-size", "0", "--decoder", "host"], "'0' is not a number from 1 to 20"),
+        (["a.wav", "--beam-size", "5"], "--beam-size is for the decoder on this CPU: add --decoder host or auto"),
         (["a.wav", "--threads", "many"], "'many' is not a number from 1 on"),
         (["a.wav", "--colour\x1b[31m"], "unrecognized arguments: --colour\\x1b[31m"),
         ([], "required: FILE"),

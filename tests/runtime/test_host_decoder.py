@@ -4,6 +4,7 @@ import shutil
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,6 +139,116 @@ def test_no_guess_is_worth_a_call(decoder):
     assert decoder.room(3, 0) == decoder.room(3, 100) == 0
 
 
+# Several texts at once
+
+
+@pytest.fixture(scope="module")
+def exact(checkpoint, tmp_path_factory):
+    """Makes decoders with float weights, which differ from call to call in the order of sums alone."""
+    folder = tmp_path_factory.mktemp("float")
+    write_host_decoder(checkpoint, PLAN, folder, int8=False)
+    return lambda: HostDecoder(AsTheyAre(), TokenEmbedding(*host_arrays(checkpoint)), folder, threads=1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 99), st.integers(0, DIMS.n_vocab - 1)), min_size=1, max_size=4),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_each_text_is_as_if_it_were_alone(exact, steps):
+    """A tree: at each step some of the texts grow, several times over."""
+    tree, alone = exact(), exact()
+    for decoder in (tree, alone):
+        decoder.begin(features())
+    texts = [()]
+    for step in steps:
+        texts = [(*texts[parent % len(texts)], token) for parent, token in step]
+        calls = tree.calls
+        found = tree.branches(PROMPT, texts)
+        assert tree.calls - calls == 1 or len(texts[0]) == 1  # at first the prompt has to be computed
+        expected = [alone.logits(PROMPT, text, [len(PROMPT) + len(text) - 1])[0] for text in texts]
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_branches_leave_the_text_as_it_was(make, from_scratch):
+    decoder = make()
+    decoder.begin(features())
+    first = decoder.logits(PROMPT, [1, 2], [4])
+    decoder.branches(PROMPT, [[5], [6]])
+    decoder.branches(PROMPT, [[6, 7], [5, 8], [6, 9]])
+    assert (decoder.logits(PROMPT, [1, 2], [4]) == first).all()
+    assert (first == from_scratch([*PROMPT, 1, 2])[[4]]).all()
+
+
+def test_the_same_branches_are_the_same_bit_for_bit(make):
+    """So a recording has the same text each time."""
+
+    def found():
+        decoder = make()
+        decoder.begin(features())
+        return [decoder.branches(PROMPT, texts) for texts in ([[5], [6]], [[6, 7], [5, 8], [6, 9]])]
+
+    for first, second in zip(found(), found(), strict=True):
+        assert (first == second).all()
+
+
+def test_a_branch_needs_a_beginning(decoder):
+    decoder.branches(PROMPT, [[1], [2]])
+    with pytest.raises(ValueError, match="more than a token longer"):
+        decoder.branches(PROMPT, [[1, 2], [3, 4]])
+    decoder.begin(features(1))
+    with pytest.raises(ValueError, match="more than a token longer"):
+        decoder.branches(PROMPT, [[1, 2]])
+
+
+def test_branches_need_a_window_and_a_position(make, exact):
+    with pytest.raises(BackendError, match="call begin first"):
+        make().branches(PROMPT, [[1]])
+    decoder = exact()
+    decoder.begin(features())
+    text = [1] * 445
+    decoder.branches(PROMPT, [text[:1]])
+    for end in range(2, 446):
+        decoder.branches(PROMPT, [text[:end]])
+    with pytest.raises(ValueError, match="row 448: the model knows 448 positions"):
+        decoder.branches(PROMPT, [[*text, 1]])
+
+
+# Several pictures
+
+
+def log_softmax(logits):
+    return (
+        logits
+        - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - logits.max(-1, keepdims=True)
+    )
+
+
+def test_of_two_pictures_it_is_the_mean_of_the_log_probabilities(make, from_scratch):
+    decoder = make()
+    decoder.begin(features(0))
+    decoder.logits(PROMPT, [1], [3])
+    decoder.also(features(1))
+    found = decoder.logits(PROMPT, [1, 2], [2, 4])
+    expected = [log_softmax(from_scratch([*PROMPT, 1, 2], seed)[[2, 4]]) for seed in (0, 1)]
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-5)
+    branched = decoder.branches(PROMPT, [[1]])
+    np.testing.assert_allclose(branched, decoder.logits(PROMPT, [1], [3]), atol=0.05)  # in int8
+    decoder.begin(features(1))
+    assert (decoder.logits(PROMPT, [1, 2], [2, 4]) == from_scratch([*PROMPT, 1, 2], 1)[[2, 4]]).all()
+
+
+def test_a_second_picture_that_fails_leaves_no_window(decoder):
+    with pytest.raises(DeviceTimeoutError):
+        decoder.also(None)
+    with pytest.raises(BackendError, match="call begin first"):
+        decoder.branches(PROMPT, [[1]])
+
+
 # Limits
 
 
@@ -195,6 +306,21 @@ def test_a_bundle_of_an_earlier_version(make, folder, tmp_path, name):
     assert "--decoder device" in message
 
 
+def test_a_graph_of_an_earlier_version(make, folder, tmp_path):
+    """It took one token and knew nothing of hidden ones."""
+    old = shutil.copytree(folder, tmp_path / "old")
+    graph = onnx.load(old / HOST_DECODER)
+    for each in [*graph.graph.input]:
+        if each.name == "hidden":
+            each.name = "of_earlier"
+    for node in graph.graph.node:
+        node.input[:] = ["of_earlier" if name == "hidden" else name for name in node.input]
+    onnx.save(graph, old / HOST_DECODER)
+    message = message_of(make, old)
+    assert "build the bundle again" in message
+    assert "--decoder device" in message
+
+
 def test_without_onnxruntime_it_says_what_to_install(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     message = message_of(make)
@@ -242,6 +368,18 @@ def test_it_transcribes_speech_with_a_bundle(tiny_en_bundle, jfk):
     with Transcriber(tiny_en_bundle.folder, decoder="host") as transcriber:
         assert "what your country can do for you" in words(transcriber.text(jfk))
         assert transcriber.text_decoder.name == "host"
+
+
+@pytest.mark.parametrize("beam_size", [1, 2])
+def test_the_beam_size_is_the_users(tiny_en_bundle, jfk, beam_size):
+    with Transcriber(tiny_en_bundle.folder, decoder="host", beam_size=beam_size) as transcriber:
+        assert transcriber.text_decoder.beam_size == beam_size
+        assert "what your country can do for you" in words(transcriber.text(jfk))
+
+
+def test_a_beam_of_none_is_refused(tiny_en_bundle):
+    with pytest.raises(ValueError, match="a beam size of 0"):
+        Transcriber(tiny_en_bundle.folder, decoder="host", beam_size=0)
 
 
 def words(text):

@@ -17,7 +17,15 @@ from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.window_reader import DOUBTFUL_LOGPROB, LOOKS, Look, Prompt, Reading, WindowReader
+from whisper_runtime.window_reader import (
+    DOUBTFUL_LOGPROB,
+    DOUBTFUL_LOGPROB_OF_BEAMS,
+    LOOKS,
+    Look,
+    Prompt,
+    Reading,
+    WindowReader,
+)
 from whisper_runtime.windows import Window
 from whisper_toolchain.export import export_graphs
 from whisper_toolchain.model import build_model
@@ -191,6 +199,87 @@ def test_noise_is_not_looked_at_again(read):
     _, reading, ear, _ = read((ONE, 2000), (OTHER, SURE))
     assert window_reader.hears_nothing(reading.decoded)
     assert len(ear.mels) == 1
+
+
+# A decoder that follows several texts
+
+
+class Branching(Script):
+    """With both pictures it reads a text of its own, the last one."""
+
+    beam_size = 3
+
+    def also(self, features):
+        assert features == 1
+        self.text, self.doubt = self.readings[-1]
+
+    def branches(self, prompt, texts):
+        return np.concatenate([self.logits(prompt, text, [len(prompt) + len(text) - 1]) for text in texts])
+
+
+@pytest.fixture
+def search(tokenizer):
+    """Reads a window of which the first picture says one thing and both together another."""
+
+    def call(*readings, timestamps=False):
+        ear, script = Ear(), Branching(tokenizer, *readings)
+        reader = WindowReader(ear, script, tokenizer, SECONDS)
+        window = Window(8000, np.random.default_rng(1).normal(0, 0.1, RATE).astype(np.float32))
+        prompt = Prompt(tokenizer.sot_sequence(timestamps=timestamps), TokenRules(tokenizer, timestamps))
+        reading = reader.read(window, reader.encode(window), prompt, tokenizer.encode(OTHER))
+        assert (reading.window, reading.shift) == (window, 0.0)
+        return tokenizer.decode(reading.decoded.tokens), reading, ear
+
+    return call
+
+
+def test_what_several_texts_leave_no_doubt_about_is_decoded_once(search):
+    text, _, ear = search((ONE, SURE), (OTHER, SURE))
+    assert text == ONE
+    assert len(ear.mels) == 1
+
+
+@pytest.mark.parametrize("second", [SURE, WORSE, WORST])
+def test_where_in_doubt_both_pictures_decide(search, second):
+    text, _, ear = search((ONE, WORSE), (OTHER, second))
+    assert text == OTHER
+    assert len(ear.mels) == 2
+
+
+def test_the_least_doubt_has_a_second_picture(search):
+    """The likeliest of several texts is likelier than a greedy one, so the bound is higher."""
+    others = 6
+    assert DOUBTFUL_LOGPROB < -np.log1p(others * np.exp(-LEAD)) < DOUBTFUL_LOGPROB_OF_BEAMS
+    assert len(search((ONE, others), (OTHER, SURE))[2].mels) == 2
+
+
+@pytest.mark.parametrize("repetition", [LOOP, ROUND, ONE * 2], ids=["loop", "compresses", "again"])
+def test_both_pictures_are_not_believed_if_they_repeat(search, repetition):
+    assert search((ONE, WORST), (repetition, SURE))[0] == ONE
+
+
+def test_several_inventions_in_noise_are_not_looked_at_again(search):
+    _, reading, ear = search((ONE, 2000), (OTHER, SURE))
+    assert window_reader.hears_nothing(reading.decoded)
+    assert len(ear.mels) == 1
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_with_timestamps_both_pictures_have_the_same_times(search, timestamps):
+    _, reading, ear = search((ONE, WORST), (OTHER, SURE), timestamps=timestamps)
+    silence = np.zeros(0 if timestamps else round(LOOKS[1].shift * RATE), np.float32)
+    louder = reading.window.samples * np.float32(LOOKS[1].gain)
+    assert np.array_equal(ear.mels[1][0].T, window_mel(np.concatenate([silence, louder]), SECONDS))
+
+
+def test_a_beam_of_one_is_greedy(tokenizer):
+    """And takes the likelier of two texts, not what both pictures say."""
+    script = Branching(tokenizer, (ONE, WORSE), (OTHER, WORST))
+    script.beam_size = 1
+    reader = WindowReader(Ear(), script, tokenizer, SECONDS)
+    window = Window(0, np.ones(RATE, np.float32))
+    reading = reader.read(window, reader.encode(window), Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer)))
+    assert tokenizer.decode(reading.decoded.tokens) == ONE
 
 
 # Drafts
