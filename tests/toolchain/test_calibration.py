@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
@@ -416,3 +417,21 @@ def test_killed_at_any_point_it_ends_in_the_same_bytes(workspace, tiny_en_bundle
     assert run_and_kill(CALIBRATE, [workspace.root, tmp_path / "killed"], 600)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert not (tmp_path / "killed.partial").exists()
+
+
+@given(
+    rows=st.integers(1, 4),
+    size=st.integers(20, 500),
+    count=st.integers(1, 16),
+    seed=st.integers(0, 999),
+    forbidden=st.booleans(),
+)
+def test_the_highest_of_each_row_are_those_of_torch(rows, size, count, seed, forbidden):
+    random = np.random.default_rng(seed)
+    logits = torch.from_numpy(np.stack([random.permutation(size) for _ in range(rows)]).astype(np.float32))
+    if forbidden:
+        logits[:, random.integers(0, size, size // 30)] = -torch.inf
+    values, columns = batched_decoder._top(logits, count)
+    expected, at = logits.topk(count)
+    assert torch.equal(values, expected)
+    assert torch.equal(columns[expected > -torch.inf], at[expected > -torch.inf])

@@ -38,6 +38,9 @@ CLOSE_LOGITS = 1e-2
 _CANDIDATES = 16
 _COARSE_ERROR = 0.5
 
+# Columns whose maximum is looked at first when the highest are sought.
+_PART = 64
+
 # Windows whose text has ended are taken out once they are so many, because taking them out copies the others.
 _ENDED_SHARE = 0.25
 
@@ -192,11 +195,11 @@ class _Head:
         if isinstance(self._product, _Product):
             self._product(x, logits)
             logits.index_fill_(1, forbidden, -torch.inf)
-            best, tokens = logits.topk(2)
+            best, tokens = _top(logits, 2)
             eot, lead = logits[:, self._eot], best[:, 0] - best[:, 1]
         else:
             logits.copy_(x.bfloat16() @ self._product.T).index_fill_(1, forbidden, -torch.inf)
-            rough, candidates = logits.topk(_CANDIDATES)
+            rough, candidates = _top(logits, _CANDIDATES)
             exact = (self._embedding[candidates] @ x[..., None])[..., 0]
             best, order = exact.topk(2)
             tokens = candidates.gather(1, order)
@@ -209,6 +212,21 @@ class _Head:
     def room(self, rows: int) -> torch.Tensor:
         """Memory for the logits after so many states."""
         return torch.empty(rows, len(self._embedding))
+
+
+def _top(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest of each row (rows, n) and their columns, in order: `torch.topk`, in a fraction of its time.
+
+    They are all in those `count` parts of the row whose maxima are highest.
+    """
+    rows, size = logits.shape
+    whole = size - size % _PART
+    parts = logits[:, :whole].view(rows, -1, _PART).amax(-1)
+    parts = parts.topk(min(count, parts.shape[1]))[1]
+    columns = (parts[..., None] * _PART + torch.arange(_PART)).flatten(1)
+    columns = torch.cat([columns, torch.arange(whole, size).expand(rows, -1)], 1)
+    values, order = logits.gather(1, columns).topk(count)
+    return values, columns.gather(1, order)
 
 
 class _Product:
