@@ -14,11 +14,11 @@ from whisper_runtime.decoding import (
     TEXT_LIMIT,
     Decoded,
     decoded,
+    finished,
     log_sum_exp,
     loop_at_end,
     may_end,
     probability,
-    said_once,
 )
 from whisper_runtime.text_decoder import BranchingDecoder
 from whisper_runtime.token_rules import TokenRules
@@ -86,8 +86,7 @@ class BeamDecoder:
             for beam in sorted(grown, key=lambda each: -each.rank):
                 *text, token = beam.tokens
                 if token == self._tokenizer.eot:
-                    once = said_once(self._tokenizer, text, beam.leads)
-                    ended.append(decoded(text[:once], beam.logprobs[: once + 1], no_speech))
+                    ended.append(finished(self._tokenizer, text, beam.logprobs, beam.leads, no_speech, seconds))
                 elif repeated := loop_at_end(beam.tokens, seconds):
                     ended.append(decoded(beam.tokens[:-repeated], beam.logprobs, no_speech, looped=True))
                 else:

@@ -5,13 +5,13 @@ checked in one call: as far as it agrees, nothing more has to be computed. Each 
 by the same rule as without a draft, and so the text is the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from whisper_runtime.loops import loop_length
+from whisper_runtime.loops import echo_length, loop_length
 from whisper_runtime.text_decoder import TextDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
@@ -26,6 +26,9 @@ TOKENS_PER_SECOND = 2.0
 # People say things twice, numbers above all. So a text is held to go round in circles only once there is as much of it
 # as is usually said in that time; English has some 3.5 tokens a second.
 LOOP_TOKENS_PER_SECOND = 3.0
+
+# A phrase that is said again in other words is an echo only in a text that nobody speaks that fast.
+ECHO_TOKENS_PER_SECOND = 4.0
 
 # A text that is one phrase said twice: does the sound hold it twice, or did the model read it twice? Behind the first
 # round of what was said once, the end of text is about as near to the likeliest token as behind the second; of what was
@@ -140,8 +143,7 @@ class GreedyDecoder:
                 logprobs.append(logprob)
                 leads.append(float(row.max() - row[eot]))
                 if token == eot:
-                    once = said_once(self._tokenizer, text, leads)
-                    return decoded(text[:once], logprobs[: once + 1], no_speech)
+                    return finished(self._tokenizer, text, logprobs, leads, no_speech, seconds)
                 text.append(token)
                 if repeated := loop_at_end(text, seconds):
                     del text[-repeated:]
@@ -170,7 +172,43 @@ def loop_at_end(text: Sequence[int], seconds: float) -> int:
     return loop_length(text) if len(text) >= LOOP_TOKENS_PER_SECOND * seconds else 0
 
 
-def said_once(tokenizer: Tokenizer, text: Sequence[int], leads: Sequence[float]) -> int:
+def finished(
+    tokenizer: Tokenizer,
+    text: Sequence[int],
+    logprobs: Sequence[float],
+    leads: Sequence[float],
+    no_speech: float,
+    seconds: float,
+) -> Decoded:
+    """What to keep of a text that the model has ended.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        text: the tokens.
+        logprobs: the log probability of each, and of the end.
+        leads: by how much the likeliest token was above the end of text before each of them, and at the end.
+        no_speech: how likely it is that nobody speaks.
+        seconds: length of the window's sound.
+    """
+    if echo := _echo_at_end(tokenizer, text, seconds):
+        return decoded(text[:-echo], logprobs, no_speech, looped=True)
+    once = _said_once(tokenizer, text, leads)
+    return decoded(text[:once], logprobs[: once + 1], no_speech)
+
+
+def may_be_cut(tokenizer: Tokenizer, text: Sequence[int], seconds: float) -> bool:
+    """Whether `finished` may keep less than the whole of a text."""
+    return _echo_at_end(tokenizer, text, seconds) > 0 or any(_doubled(text))
+
+
+def _echo_at_end(tokenizer: Tokenizer, text: Sequence[int], seconds: float) -> int:
+    """How many tokens at the end of a text are the echo of what is before, given the length of its sound; 0 if none."""
+    if len(text) < ECHO_TOKENS_PER_SECOND * seconds:
+        return 0
+    return echo_length([tokenizer.decode([token]) for token in text])
+
+
+def _said_once(tokenizer: Tokenizer, text: Sequence[int], leads: Sequence[float]) -> int:
     """How much of a finished text to keep: one round, if it is a phrase twice that was said once; else all.
 
     Args:
@@ -178,14 +216,17 @@ def said_once(tokenizer: Tokenizer, text: Sequence[int], leads: Sequence[float])
         text: the tokens.
         leads: by how much the likeliest token was above the end of text before each of them, and at the end.
     """
-    for length in range(2, len(text) // 2 + 1):
-        if text[length : 2 * length] != text[:length]:
-            continue
+    for length in _doubled(text):
         further = any(map(str.isalnum, tokenizer.decode(text[2 * length :])))
         end = min(leads[2 * length :])
         if not further and leads[length] < min(end + _TWICE_LEAD, _TWICE_MOST_LEAD):
             return length
     return len(text)
+
+
+def _doubled(text: Sequence[int]) -> Iterator[int]:
+    """How long the phrases are that a text begins with twice."""
+    return (length for length in range(2, len(text) // 2 + 1) if text[length : 2 * length] == text[:length])
 
 
 def decoded(text: Sequence[int], logprobs: Sequence[float], no_speech: float, looped: bool = False) -> Decoded:

@@ -1,11 +1,15 @@
 """Finds where a text goes round in circles."""
 
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 # A phrase that follows itself is a loop. Short ones occur in speech ("no, no, no"), so they need more rounds.
 MAX_LOOP = 40
 LONG_PHRASE = 6
 SHORT_PHRASE_ROUNDS = 4
+
+# How alike a phrase and the next one are that is its echo: "with his heavy features" and "was his heavy features".
+_ALIKE = 0.75
 
 
 def loop_length(tokens: Sequence[int]) -> int:
@@ -22,3 +26,24 @@ def loop_length(tokens: Sequence[int]) -> int:
         if repeated >= (rounds - 1) * length:
             return repeated
     return 0
+
+
+def echo_length(pieces: Sequence[str]) -> int:
+    """Return how many tokens at the end say in nearly the same words what stands before them; 0 if they do not.
+
+    Args:
+        pieces: the text of each token. Case, blanks and punctuation do not matter.
+    """
+    said = [(index, word) for index, piece in enumerate(pieces) if (word := _letters(piece))]
+    words = [word for _, word in said]
+    likeness, echo = _ALIKE, 0
+    for length in range(LONG_PHRASE, len(words) // 2 + 1):
+        both = SequenceMatcher(None, words[-2 * length : -length], words[-length:], autojunk=False)
+        # The upper bound first: hardly any text gets further.
+        if both.quick_ratio() >= likeness and (ratio := both.ratio()) >= likeness:
+            likeness, echo = ratio, len(pieces) - said[-length][0]
+    return echo
+
+
+def _letters(piece: str) -> str:
+    return "".join(filter(str.isalnum, piece)).casefold()

@@ -209,6 +209,21 @@ def test_what_was_said_once_is_not_said_twice(tokenizer):
     assert found.tokens == tuple(text)
 
 
+@pytest.mark.parametrize(("seconds", "rounds"), [(3.0, 1), (7.0, 2)])
+def test_an_echo_loses_to_a_text_without_one(tokenizer, seconds, rounds):
+    once = tokenizer.encode(" He came out of the hole in that bank.")
+    again = tokenizer.encode(" He came out from the hole in that bank.")
+
+    def script(said):
+        if len(said) == len(once):
+            return {again[0]: 20.0, tokenizer.eot: 18.0}
+        return {[*once, *again, tokenizer.eot][len(said)]: 30.0}
+
+    found, _ = search(tokenizer, script, seconds=seconds)
+    assert found.tokens == tuple([*once, *again][: rounds * len(once)])
+    assert not found.looped
+
+
 @pytest.mark.parametrize(("short_of", "ends"), [(0.5, True), (1.5, False)])
 def test_the_end_is_preferred_within_its_margin(tokenizer, short_of, ends):
     steps = [{5900: 30.0}, {5901: 30.0, tokenizer.eot: 30.0 - short_of * EOT_MARGIN}, {tokenizer.eot: 30.0}]

@@ -8,7 +8,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from whisper_runtime import decoding
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
-from whisper_runtime.decoding import EOT_MARGIN, TOKENS_PER_SECOND, GreedyDecoder
+from whisper_runtime.decoding import (
+    ECHO_TOKENS_PER_SECOND,
+    EOT_MARGIN,
+    TOKENS_PER_SECOND,
+    GreedyDecoder,
+    may_be_cut,
+)
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.loops import LONG_PHRASE, loop_length
 from whisper_runtime.slot_decoder import SlotDecoder
@@ -227,6 +233,24 @@ def test_what_is_said_twice_in_its_time_is_kept(tokenizer):
     decoded, _ = decode(tokenizer, saying(text, tokenizer.eot), seconds=8.0)
     assert decoded.tokens == tuple(text)
     assert not decoded.looped
+
+
+ECHO = " He came out of the hole in that bank. He came out from the hole in that bank."
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(3.0, 1), (7.0, 2)])
+def test_an_echo_is_left_out_of_a_text_that_nobody_speaks_that_fast(tokenizer, seconds, rounds):
+    text = tokenizer.encode(ECHO)
+    assert len(text) / 7.0 < ECHO_TOKENS_PER_SECOND < len(text) / 3.0
+    decoded, _ = decode(tokenizer, saying(text, tokenizer.eot), seconds=seconds)
+    assert decoded.tokens == tuple(text[: rounds * len(text) // 2])
+    assert decoded.looped == (rounds == 1)
+    assert may_be_cut(tokenizer, text, seconds) == (rounds == 1)
+
+
+def test_a_text_that_begins_twice_may_be_cut(tokenizer):
+    assert may_be_cut(tokenizer, tokenizer.encode(" Go on. Go on."), 10.0)
+    assert not may_be_cut(tokenizer, tokenizer.encode(" Go on. Go off."), 10.0)
 
 
 @pytest.mark.parametrize("limit", [1, 7, LIMIT])

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from whisper_runtime.loops import LONG_PHRASE, MAX_LOOP, SHORT_PHRASE_ROUNDS, loop_length
+from whisper_runtime.loops import LONG_PHRASE, MAX_LOOP, SHORT_PHRASE_ROUNDS, echo_length, loop_length
 from whisper_runtime.tokenizer import Tokenizer
 
 
@@ -109,3 +109,56 @@ def test_a_phrase_longer_than_the_longest_loop_is_none():
 def test_any_sequence_will_do():
     assert loop_length(()) == 0
     assert loop_length((5,) * SHORT_PHRASE_ROUNDS) == SHORT_PHRASE_ROUNDS - 1
+
+
+# Echoes
+
+
+def echo(tokenizer, text):
+    """What an echo leaves of a text."""
+    tokens = tokenizer.encode(text)
+    length = echo_length([tokenizer.decode([token]) for token in tokens])
+    return tokenizer.decode(tokens[: len(tokens) - length])
+
+
+JAKE = " Jake with his heavy features so rudely moulded that his face seemed somehow unfinished."
+JAKE_AGAIN = " Jake was his heavy features so rudely moulded that his face seemed somehow unfinished."
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (JAKE + JAKE_AGAIN, JAKE),
+        (" I see them now." + JAKE + JAKE_AGAIN, " I see them now." + JAKE),
+        (" At that moment, he came out of the hole." + " AT that moment he came out of the hole", None),
+        (" He came out of the old hole in the bank." + " He came out of the hole in the bank.", None),
+    ],
+)
+def test_an_echo_in_other_words_is_found_where_it_begins(tokenizer, text, kept):
+    kept = kept if kept is not None else text[: text.index(".") + 1]
+    assert echo(tokenizer, text) == kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        JAKE,
+        "",
+        " no, no, no",
+        " one two three four, one two three four",  # too short to be sure
+        " It was the best of times, it was the worst of times, it was the age of wisdom.",
+        " government of the people, by the people, for the people, shall not perish",
+        " Ask not what your country can do for you, ask what you can do for your country.",
+        " ..........................",
+    ],
+)
+def test_speech_has_no_echo(tokenizer, text):
+    assert echo(tokenizer, text) == text
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([" a", " b", "c", ".", ""]), max_size=40))
+def test_an_echo_is_at_most_half(pieces):
+    length = echo_length(pieces)
+    assert 0 <= length < max(1, len(pieces))
+    assert sum(bool(piece.strip(" .")) for piece in pieces[len(pieces) - length :]) <= len(pieces) // 2

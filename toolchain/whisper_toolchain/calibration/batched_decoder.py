@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
-from whisper_runtime.decoding import EOT_MARGIN, TEXT_LIMIT, loop_at_end, may_end
+from whisper_runtime.decoding import EOT_MARGIN, TEXT_LIMIT, loop_at_end, may_be_cut, may_end
 from whisper_runtime.slot_decoder import dropped, fill_slots
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
@@ -51,7 +51,8 @@ class BatchedText:
 
     Attributes:
         tokens: the text, without prompt and end of text.
-        sure: False if a choice was so close that the runtime's decoder might have made another.
+        sure: False if a choice was so close that the runtime's decoder might have made another, or if it says something
+            twice, of which the runtime's might keep one.
     """
 
     tokens: tuple[int, ...]
@@ -80,6 +81,7 @@ class BatchedDecoder:
         self._sequence = sequence
         self._heads = dims.n_text_head
         self.prompt = tuple(prompt)
+        self._tokenizer = tokenizer
         self._eot = tokenizer.eot
         self._embedding = weights("token_embedding.weight")
         self._positional = weights("positional_embedding")
@@ -118,6 +120,7 @@ class BatchedDecoder:
                 token, is_sure = self._choose(leader, length, seconds[window])
                 sure[window] &= is_sure
                 if token == self._eot:
+                    sure[window] &= not may_be_cut(self._tokenizer, texts[window], seconds[window])
                     going.remove(window)
                     continue
                 text = texts[window]
