@@ -12,7 +12,7 @@ from whisper_runtime.backends import Backend, Features
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError
-from whisper_runtime.host_decoder import BEAM_SIZE, HostDecoder
+from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
@@ -34,7 +34,7 @@ def choose_decoder(
     bundle: Bundle,
     threads: int | None = None,
     drafted: bool = False,
-    beam_size: int = BEAM_SIZE,
+    beam_size: int | None = None,
 ) -> TextDecoder:
     """Return the decoder that is faster here, ready for its first window, and log why it was taken.
 
@@ -46,7 +46,7 @@ def choose_decoder(
         bundle: what the backend runs.
         threads: threads of the CPU for each call of the host's decoder; None for one per core.
         drafted: it is for a stream, whose drafts save most of the device's calls.
-        beam_size: texts that the host's decoder follows at once.
+        beam_size: texts that the host's decoder follows at once; None for what is best for the model.
 
     Raises:
         BackendError: the device fails. That the host's decoder cannot be had is a reason to take the device's.
@@ -63,7 +63,7 @@ def choose_decoder(
     costs: dict[TextDecoder, float] = {
         device: _cost(device, features, manifest.sot_sequence, DRAFTED_SHARE if drafted else 1.0),
         # Most of a stream's decoding is partial text, which is decoded greedily.
-        host: _cost(host, features, manifest.sot_sequence, beams=1 if drafted else beam_size),
+        host: _cost(host, features, manifest.sot_sequence, beams=1 if drafted else host.beam_size),
     }
     chosen, other = sorted(costs, key=costs.__getitem__)
     _log.info(

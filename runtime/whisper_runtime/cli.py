@@ -219,7 +219,8 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         "--beam-size",
         type=_beam_size,
         metavar="N",
-        help="texts that the decoder on this CPU follows at once; 1 is faster, and makes more errors (default: 5)",
+        help="texts that the decoder on this CPU follows at once; 1 is faster and makes more errors (default: 3 for "
+        "tiny, 5 for base)",
     )
     command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
     command.add_argument(

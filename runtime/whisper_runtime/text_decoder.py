@@ -60,9 +60,11 @@ class BranchingDecoder(TextDecoder, Protocol):
 
     Attributes:
         beam_size: how many texts to follow at once; 1 to decode greedily.
+        doubtful_logprob: a text with a mean log probability below this is worth a second picture.
     """
 
     beam_size: int
+    doubtful_logprob: float
 
     def also(self, features: Features) -> None:
         """Take one more picture of the window that `begin` started.

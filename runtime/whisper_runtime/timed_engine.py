@@ -143,6 +143,7 @@ class _TimedBranchingDecoder(_TimedDecoder):
         super().__init__(decoder, stages)
         self._branching = decoder
         self.beam_size = decoder.beam_size
+        self.doubtful_logprob = decoder.doubtful_logprob
 
     def also(self, features: Features) -> None:
         with _timed(self._stages, "decoder"):

@@ -12,7 +12,7 @@ from whisper_runtime.backends import Backend, Features, open_backend
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.closing import Closing
 from whisper_runtime.errors import BackendError, TokenizerError, WhisperError
-from whisper_runtime.host_decoder import BEAM_SIZE, HostDecoder
+from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.segment import Segment, TranscriptionInfo
 from whisper_runtime.segmenting import segments_of
 from whisper_runtime.slot_decoder import SlotDecoder
@@ -40,8 +40,8 @@ class Transcriber(Closing):
         share_device: let other programs use the accelerator at the same time.
         threads: threads of the CPU for each graph that runs on it; None for one per core.
         drafted: "auto" chooses for a stream, whose drafts save most of the device's calls.
-        beam_size: texts that the host's decoder follows at once, 1 to decode greedily; None for 5. The device's
-            decoder is always greedy: each further text would cost as much as the first.
+        beam_size: texts that the host's decoder follows at once, 1 to decode greedily; None for 3 (tiny) or 5 (base).
+            The device's decoder is always greedy: each further text would cost as much as the first.
 
     Attributes:
         tokenizer: the model's tokenizer.
@@ -69,8 +69,7 @@ class Transcriber(Closing):
     ) -> None:
         if decoder not in DECODERS:
             raise BackendError(f"unknown decoder '{decoder}': choose one of {', '.join(DECODERS)}")
-        beam_size = BEAM_SIZE if beam_size is None else beam_size
-        if beam_size < 1:
+        if beam_size is not None and beam_size < 1:
             raise ValueError(f"a beam size of {beam_size}: it must be at least 1")
         opened = Bundle.open(bundle, remember=True)
         manifest = opened.manifest

@@ -22,7 +22,6 @@ from whisper_runtime.windows import Window
 # with the text before for a draft, a few decoder calls. A decoder that takes both pictures at once decodes again with
 # the mean of what it sees in them. Measured, see benchmarks/README.md.
 DOUBTFUL_LOGPROB = -0.3
-DOUBTFUL_LOGPROB_OF_BEAMS = -0.25  # the likeliest of several texts
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class WindowReader:
         beams = BeamDecoder(decoder, self._tokenizer, decoder.beam_size)
         decoder.begin(features)
         first = beams.decode(prompt.tokens, prompt.rules, window.seconds)
-        if self._is_sure(first, DOUBTFUL_LOGPROB_OF_BEAMS) or hears_nothing(first):
+        if self._is_sure(first, decoder.doubtful_logprob) or hears_nothing(first):
             return Reading(window, first)
         # Both pictures must give a token the same meaning, a time included.
         look = replace(LOOKS[1], shift=0.0) if prompt.rules.timestamps else LOOKS[1]

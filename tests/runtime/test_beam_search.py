@@ -30,6 +30,7 @@ class Scripted:
 
     name = "scripted"
     beam_size = 5
+    doubtful_logprob = -0.25
 
     def __init__(self, script):
         self.script = script
