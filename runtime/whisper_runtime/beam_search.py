@@ -110,7 +110,8 @@ class BeamDecoder:
         if may_end(len(beam.tokens), seconds) and lead <= EOT_MARGIN:
             # Taken as if it were the likeliest.
             return [beam.grown(eot, best - lead - total, lead, beam.rank + best - total)]
-        tokens = np.flatnonzero(logits >= best - _LEAST_BEHIND)
+        # Not those that are as likely: of what a broken graph gives, NaN, none would be.
+        tokens = np.flatnonzero(~(logits < best - _LEAST_BEHIND))
         # One more than there are beams, for one may be the end.
         tokens = tokens[np.argsort(-logits[tokens], kind="stable")[: self._size + 1]]
         logprobs = [float(logits[token]) - total for token in tokens]

@@ -240,6 +240,12 @@ def test_a_text_is_no_longer_than_the_limit(tokenizer, limit):
     assert decoder.calls == limit
 
 
+def test_logits_that_are_no_numbers_end_too(tokenizer):
+    """What a broken graph gives must not become a traceback."""
+    found, _ = search(tokenizer, lambda said: dict.fromkeys(range(VOCABULARY), np.nan))
+    assert len(found.tokens) <= LIMIT
+
+
 def test_no_speech_is_the_one_after_sot(tokenizer):
     prompt = tokenizer.sot_sequence()
 
