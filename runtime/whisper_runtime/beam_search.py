@@ -4,6 +4,7 @@ For decoders to which several texts cost hardly more than one. Where greedy deco
 token, the right one is still in another beam.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ from whisper_runtime.tokenizer import Tokenizer
 
 # A token that is less likely than the likeliest by this much, in natural log probability, is no alternative.
 _LEAST_BEHIND = 3.0
+
+# Nor is a text that is so much less likely, as a whole, than one that has ended.
+_HOPELESS = 5.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,10 @@ class BeamDecoder:
     def decode(self, prompt: Sequence[int], rules: TokenRules, seconds: float) -> Decoded:
         """Decode the window that the decoder was given by `begin`.
 
-        Searches until as many texts have ended as there are beams, and returns the one whose mean log probability is
-        highest; one that goes round in circles only if all do.
+        Searches until as many texts have ended as there are beams, or until no other has a chance. Returns the one
+        whose mean log probability is highest; one that goes round in circles only if all that have ended do. Those
+        count as well: what is found after them is mostly the same loop with another word in it (base, test-other:
+        13.4 % word errors instead of 12.1 %).
 
         Args:
             prompt: the sot sequence.
@@ -76,6 +82,7 @@ class BeamDecoder:
         no_speech = probability(logits[0], self._tokenizer.no_speech)
         beams, logits = [_Beam()], logits[-1:]
         ended: list[Decoded] = []
+        least = -math.inf  # rank of a text that is worth following
         while True:
             grown = [
                 further
@@ -84,8 +91,11 @@ class BeamDecoder:
             ]
             beams = []
             for beam in sorted(grown, key=lambda each: -each.rank):
+                if beam.rank < least:
+                    break
                 *text, token = beam.tokens
                 if token == self._tokenizer.eot:
+                    least = max(least, beam.rank - _HOPELESS)
                     ended.append(finished(self._tokenizer, text, beam.logprobs, beam.leads, no_speech, seconds))
                 elif repeated := loop_at_end(beam.tokens, seconds):
                     ended.append(decoded(beam.tokens[:-repeated], beam.logprobs, no_speech, looped=True))
@@ -96,7 +106,9 @@ class BeamDecoder:
             if not beams or len(ended) >= self._size:
                 break
             if len(beams[0].tokens) == self._limit:
-                ended += [decoded(beam.tokens, beam.logprobs, no_speech) for beam in beams]
+                # The mean of a text without end is the better the longer it gets.
+                if all(each.looped for each in ended):
+                    ended += [decoded(beam.tokens, beam.logprobs, no_speech) for beam in beams]
                 break
             logits = self._decoder.branches(prompt, [beam.tokens for beam in beams])
         return max(ended, key=lambda each: (not each.looped, each.avg_logprob))
@@ -110,7 +122,7 @@ class BeamDecoder:
         if may_end(len(beam.tokens), seconds) and lead <= EOT_MARGIN:
             # Taken as if it were the likeliest.
             return [beam.grown(eot, best - lead - total, lead, beam.rank + best - total)]
-        # Not those that are as likely: of what a broken graph gives, NaN, none would be.
+        # Written so that NaN passes: what a broken graph gives must not leave an empty list.
         tokens = np.flatnonzero(~(logits < best - _LEAST_BEHIND))
         # One more than there are beams, for one may be the end.
         tokens = tokens[np.argsort(-logits[tokens], kind="stable")[: self._size + 1]]

@@ -61,6 +61,7 @@ class HostDecoder:
         beam_size: texts that are followed at once; 1 to decode greedily; None for 3 (tiny) or 5 (base).
 
     Raises:
+        ValueError: the beam size is less than 1.
         BackendError: the folder has no such graphs, onnxruntime is not installed or cannot load them.
     """
 
@@ -74,6 +75,8 @@ class HostDecoder:
         threads: int | None = None,
         beam_size: int | None = None,
     ) -> None:
+        if beam_size is not None and beam_size < 1:
+            raise ValueError(f"a beam size of {beam_size}: it must be at least 1")
         self.calls = 0
         self._backend = backend
         self._embedding = embedding
@@ -141,16 +144,17 @@ class HostDecoder:
         known = 0
         while known < min(len(self._known), rows[0]) and self._known[known] == tokens[known]:
             known += 1
+        self._known = tokens[:known]
         for picture in self._pictures:
             picture.text = _first(picture.text, known)
-        self._known = tokens[:known]
         return np.concatenate([self._step(tokens[row], row in wanted) for row in range(known, rows[-1] + 1)])
 
     def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
         """Logits after several texts; see `BranchingDecoder`. One call for all of them."""
         start = tuple(prompt)
         if start not in self._branches:
-            self.logits(start, [], [len(start) - 1])
+            if self._known[: len(start)] != list(start):
+                self.logits(start, [], [len(start) - 1])
             for picture in self._pictures:
                 picture.tree = _first(picture.text, len(start))
             self._branches = {start[: end + 1]: end for end in range(len(start))}
@@ -166,16 +170,16 @@ class HostDecoder:
         seen[:held, :held] = self._seen
         seen[held:, :held] = self._seen[before]
         seen[held:, held:] = np.eye(new, dtype=bool)
-        self._seen = seen
-        for place, end in enumerate(ends, start=held):
-            self._branches[end] = place
         tokens, positions = [end[-1] for end in ends], [len(end) - 1 for end in ends]
         hidden = np.where(seen[held:], np.float32(0), _HIDDEN)
-        found = []
-        for picture in self._pictures:
-            logits, picture.tree = self._run(picture.cross, picture.tree, tokens, positions, hidden, list(range(new)))
-            found.append(logits)
-        return _mean(found)
+        rows = list(range(new))
+        results = [self._run(each.cross, each.tree, tokens, positions, hidden, rows) for each in self._pictures]
+        # Only now, so that an interrupted call changes nothing.
+        self._seen = seen
+        self._branches |= {end: place for place, end in enumerate(ends, start=held)}
+        for picture, (_, tree) in zip(self._pictures, results, strict=True):
+            picture.tree = tree
+        return _mean([logits for logits, _ in results])
 
     def _check(self, last: int) -> None:
         """Raise unless there is a window, and the model knows the position of the last token that is asked for."""

@@ -10,6 +10,7 @@ SHORT_PHRASE_ROUNDS = 4
 
 # How alike a phrase and the next one are that is its echo: "with his heavy features" and "was his heavy features".
 _ALIKE = 0.75
+_OPENING = {'"', "'", "\u201c", "\u2018", "\u201e", "\u00ab", "(", "["}
 
 
 def loop_length(tokens: Sequence[int]) -> int:
@@ -37,12 +38,19 @@ def echo_length(pieces: Sequence[str]) -> int:
     said = [(index, word) for index, piece in enumerate(pieces) if (word := _letters(piece))]
     words = [word for _, word in said]
     likeness, echo = _ALIKE, 0
-    for length in range(LONG_PHRASE, len(words) // 2 + 1):
+    for length in range(LONG_PHRASE, min(MAX_LOOP, len(words) // 2) + 1):
         both = SequenceMatcher(None, words[-2 * length : -length], words[-length:], autojunk=False)
         # The upper bound first: hardly any text gets further.
         if both.quick_ratio() >= likeness and (ratio := both.ratio()) >= likeness:
             likeness, echo = ratio, len(pieces) - said[-length][0]
+    # What opens the echo goes with it: a quotation mark, or the bytes of a character that are a token each.
+    while echo and _opens(pieces[-echo - 1]):
+        echo += 1
     return echo
+
+
+def _opens(piece: str) -> bool:
+    return "\ufffd" in piece or piece.strip() in _OPENING
 
 
 def _letters(piece: str) -> str:

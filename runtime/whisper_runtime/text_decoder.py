@@ -81,7 +81,8 @@ class BranchingDecoder(TextDecoder, Protocol):
 
         Args:
             prompt: the sot sequence.
-            texts: the tokens after it. Each is one token longer than nothing, or than a text of an earlier call.
+            texts: at least one, the tokens after the prompt. Each is one token longer than nothing, or than a text of
+                an earlier call.
 
         Returns:
             (len(texts), vocab) float32, to be changed at will.

@@ -69,8 +69,6 @@ class Transcriber(Closing):
     ) -> None:
         if decoder not in DECODERS:
             raise BackendError(f"unknown decoder '{decoder}': choose one of {', '.join(DECODERS)}")
-        if beam_size is not None and beam_size < 1:
-            raise ValueError(f"a beam size of {beam_size}: it must be at least 1")
         opened = Bundle.open(bundle, remember=True)
         manifest = opened.manifest
         embedding, tokenizer = opened.embedding(), opened.tokenizer()

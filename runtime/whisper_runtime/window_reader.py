@@ -128,7 +128,10 @@ class WindowReader:
         return Reading(window, self._greedy.decode(prompt.tokens, prompt.rules, window.seconds, draft))
 
     def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
-        """Decode an encoded window, and look again while the text is doubtful. Raises BackendError."""
+        """Decode an encoded window, and look again while the text is doubtful.
+
+        The draft only saves calls; a decoder that follows several texts does without it. Raises BackendError.
+        """
         if self._branching is not None:
             return self._search(self._branching, window, features, prompt)
         best = self.glance(window, features, prompt, draft)
@@ -153,7 +156,7 @@ class WindowReader:
         look = replace(LOOKS[1], shift=0.0) if prompt.rules.timestamps else LOOKS[1]
         decoder.also(self.encode(window, look))
         both = beams.decode(prompt.tokens, prompt.rules, window.seconds)
-        worse = self._repeats(both) and not self._repeats(first)
+        worse = hears_nothing(both) or (self._repeats(both) and not self._repeats(first))
         return Reading(window, first if worse or self._says_again(first, both) else both)
 
     def _shift(self, window: Window, look: Look) -> float:

@@ -196,6 +196,35 @@ def test_a_loop_is_only_taken_if_there_is_nothing_else(tokenizer):
     assert found.tokens == (*phrase, *way_out)
 
 
+def test_a_text_without_end_does_not_beat_one_that_has_ended(tokenizer):
+    """The longer it gets, the better is its mean."""
+    right = list(WORDS[:6])
+
+    def script(said):
+        if not said:
+            return {right[0]: 20.0, WORDS[150]: 19.5}
+        if said[0] == right[0]:
+            return {[*right, tokenizer.eot][len(said)]: 14.0}
+        return {WORDS[(7 * len(said)) % 200]: 20.0}
+
+    found, _ = search(tokenizer, script, 3, limit=200)
+    assert found.tokens == tuple(right)
+
+
+def test_what_has_no_chance_any_more_is_not_followed(tokenizer):
+    """One text ends without doubt; the others would go on for ever."""
+    right = list(WORDS[:6])
+
+    def script(said):
+        if said == right[: len(said)]:
+            return {[*right, tokenizer.eot][len(said)]: 20.0, WORDS[150]: 17.5}
+        return dict.fromkeys(WORDS[100:140], 20.0)
+
+    found, decoder = search(tokenizer, script, 3, limit=200)
+    assert found.tokens == tuple(right)
+    assert decoder.calls < 15
+
+
 def test_what_was_said_once_is_not_said_twice(tokenizer):
     """Behind the first round the end is as near as behind the second."""
     text = tokenizer.encode(" Go forward 10 meters.")
@@ -210,14 +239,14 @@ def test_what_was_said_once_is_not_said_twice(tokenizer):
     assert found.tokens == tuple(text)
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(3.0, 1), (7.0, 2)])
+@pytest.mark.parametrize(("seconds", "rounds"), [(2.0, 1), (4.0, 2)])
 def test_an_echo_loses_to_a_text_without_one(tokenizer, seconds, rounds):
     once = tokenizer.encode(" He came out of the hole in that bank.")
     again = tokenizer.encode(" He came out from the hole in that bank.")
 
     def script(said):
         if len(said) == len(once):
-            return {again[0]: 20.0, tokenizer.eot: 18.0}
+            return {again[0]: 20.0, tokenizer.eot: 17.5}
         return {[*once, *again, tokenizer.eot][len(said)]: 30.0}
 
     found, _ = search(tokenizer, script, seconds=seconds)

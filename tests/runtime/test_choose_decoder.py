@@ -12,7 +12,7 @@ from whisper_runtime.bundle import Bundle
 from whisper_runtime.choose_decoder import DRAFTED_SHARE, TOKENS, choose_decoder
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import DeviceTimeoutError
-from whisper_runtime.host_decoder import CROSS_ATTENTION
+from whisper_runtime.host_decoder import CROSS_ATTENTION, HostDecoder
 from whisper_runtime.manifest import Manifest
 from whisper_runtime.transcriber import Transcriber
 from whisper_toolchain.float_model import host_arrays
@@ -121,6 +121,23 @@ def test_a_stream_counts_what_drafts_save_the_device(choose):
     )
     assert alone >= 30
     assert 30 * DRAFTED_SHARE <= drafted < 20
+
+
+def test_what_the_hosts_beams_cost_counts_but_not_in_a_stream(choose, monkeypatch):
+    """A stream's partial texts are decoded greedily."""
+    branches, asked = HostDecoder.branches, []
+
+    def slow(decoder, prompt, texts):
+        asked.append(len(texts))
+        time.sleep(0.02)
+        return branches(decoder, prompt, texts)
+
+    monkeypatch.setattr(HostDecoder, "branches", slow)
+    decoder, _ = choose(Device(step=0.01), beam_size=4)
+    assert decoder.name == "device"
+    assert set(asked) == {4}
+    assert choose(Device(step=0.05), drafted=True, beam_size=4)[0].name == "host"
+    assert choose(Device(step=0.01), beam_size=1)[0].name == "host"
 
 
 def test_it_takes_one_window_and_few_steps(choose):

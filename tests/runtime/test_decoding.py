@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from whisper_runtime import decoding
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.decoding import (
-    ECHO_TOKENS_PER_SECOND,
+    ECHO_LETTERS_PER_SECOND,
     EOT_MARGIN,
     TOKENS_PER_SECOND,
     GreedyDecoder,
@@ -238,14 +238,31 @@ def test_what_is_said_twice_in_its_time_is_kept(tokenizer):
 ECHO = " He came out of the hole in that bank. He came out from the hole in that bank."
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(3.0, 1), (7.0, 2)])
+@pytest.mark.parametrize(("seconds", "rounds"), [(2.0, 1), (4.0, 2)])
 def test_an_echo_is_left_out_of_a_text_that_nobody_speaks_that_fast(tokenizer, seconds, rounds):
     text = tokenizer.encode(ECHO)
-    assert len(text) / 7.0 < ECHO_TOKENS_PER_SECOND < len(text) / 3.0
+    assert sum(map(str.isalnum, ECHO)) / 4.0 < ECHO_LETTERS_PER_SECOND < sum(map(str.isalnum, ECHO)) / 2.0
     decoded, _ = decode(tokenizer, saying(text, tokenizer.eot), seconds=seconds)
     assert decoded.tokens == tuple(text[: rounds * len(text) // 2])
     assert decoded.looped == (rounds == 1)
     assert may_be_cut(tokenizer, text, seconds) == (rounds == 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (" My number is 0-7-7-0-0-9-0-0-1-2-3, that's 0-7-7-0-0-9-0-0-1-2-8.", 7.0),
+        (" Turn on the light in the kitchen at 7.30 p.m. Turn on the light in the bathroom at 8.30 p.m.", 5.5),
+        (" मेरा नाम राम है और मैं दिल्ली में रहता हूँ। मेरा नाम श्याम है और मैं दिल्ली में रहता हूँ।", 6.0),
+        (" Ο Κώστας πήγε στην αγορά το πρωί. Η Μαρία πήγε στην αγορά το πρωί.", 5.0),
+    ],
+)
+def test_what_people_say_twice_with_other_words_is_kept(whisper_assets, text, seconds):
+    """In more tokens a second than English prose has."""
+    tokenizer = multilingual_tokenizer(whisper_assets)
+    tokens = tokenizer.encode(text)
+    assert len(tokens) > 4.0 * seconds
+    assert not may_be_cut(tokenizer, tokens, seconds)
 
 
 def test_a_text_that_begins_twice_may_be_cut(tokenizer):

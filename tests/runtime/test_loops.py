@@ -131,6 +131,7 @@ JAKE_AGAIN = " Jake was his heavy features so rudely moulded that his face seeme
         (JAKE + JAKE_AGAIN, JAKE),
         (" I see them now." + JAKE + JAKE_AGAIN, " I see them now." + JAKE),
         (" At that moment, he came out of the hole." + " AT that moment he came out of the hole", None),
+        (JAKE + ' "' + JAKE_AGAIN.strip(), JAKE),
         (" He came out of the old hole in the bank." + " He came out of the hole in the bank.", None),
     ],
 )

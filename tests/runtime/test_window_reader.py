@@ -258,6 +258,12 @@ def test_both_pictures_are_not_believed_if_they_repeat(search, repetition):
     assert search((ONE, WORST), (repetition, SURE))[0] == ONE
 
 
+def test_what_both_pictures_make_of_noise_does_not_replace_speech(search):
+    text, reading, _ = search((ONE, 30), (OTHER, 5000))
+    assert text == ONE
+    assert not window_reader.hears_nothing(reading.decoded)
+
+
 def test_several_inventions_in_noise_are_not_looked_at_again(search):
     _, reading, ear = search((ONE, 2000), (OTHER, SURE))
     assert window_reader.hears_nothing(reading.decoded)

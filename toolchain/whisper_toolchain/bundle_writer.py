@@ -126,7 +126,7 @@ def make_manifest(
 
 
 def _host_decoder_io(plan: ShapePlan) -> dict[str, Any]:
-    """Inputs and outputs of the graphs that `host_decoder` writes; p is the number of tokens in the cache."""
+    """Inputs and outputs of the graphs that `host_decoder` writes; p tokens are in the cache, n are new."""
     heads = plan.dims.n_text_head
     width = plan.state // heads
 
@@ -145,12 +145,13 @@ def _host_decoder_io(plan: ShapePlan) -> dict[str, Any]:
         },
         "decoder": {
             "inputs": [
-                tensor("token_embeddings", 1, plan.state),
+                tensor("token_embeddings", "n", plan.state),
+                tensor("hidden", "n", "p_and_n"),
                 tensor("rows", "r", dtype="int64"),
                 *attention("self", "p"),
                 *cross,
             ],
-            "outputs": [*attention("new_self", "p_and_1"), tensor("logits", "r", plan.dims.n_vocab)],
+            "outputs": [*attention("new_self", "p_and_n"), tensor("logits", "r", plan.dims.n_vocab)],
         },
     }
 
