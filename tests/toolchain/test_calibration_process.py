@@ -78,7 +78,7 @@ def test_the_number_of_cores_makes_no_difference(toy):
 
 def test_memory_does_not_grow_with_the_rows(toy):
     """The arrays are more than twice as large as what the process may take beyond what few rows need."""
-    further = 15_000_000
-    result = toy.run("bounded", 1000, further)
-    assert result["rows"] == 1000
+    further = 45_000_000
+    result = toy.run("bounded", 2000, further)
+    assert result["rows"] == 2000
     assert result["bytes"] > 2 * further

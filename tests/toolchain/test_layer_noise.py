@@ -58,7 +58,9 @@ def test_a_layer_at_four_bits_comes_first(toy, graph):
     quantised = one.quantise(EIGHT)
     name = next(layer.name for layer in one.layers if layer.name.endswith("blocks.1.mlp.0"))
     coarse(quantised, name)
-    worst = layer_noise(one, quantised, EIGHT, toy.holdout)[0]
+    # Of those with weights: a toy's attention, which has none, is as noisy on some processors.
+    noise = layer_noise(one, quantised, EIGHT, toy.holdout)
+    worst = next(each for each in noise if not each.layer.endswith((".scores", ".context")))
     assert worst.layer == name
     assert worst.as_dict()["recipe_line"] == f'[{graph}] sixteen_bit = [..., "{name}"]'
 
