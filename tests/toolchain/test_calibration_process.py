@@ -77,8 +77,11 @@ def test_the_number_of_cores_makes_no_difference(toy):
 
 
 def test_memory_does_not_grow_with_the_rows(toy):
-    """The arrays are more than twice as large as what the process may take beyond what few rows need."""
+    """The arrays are more than twice as large as what the process may take beyond what few rows need.
+
+    Some 30 MB are for the runtime's own decoder: few rows need not be among those that go to it.
+    """
     further = 45_000_000
-    result = toy.run("bounded", 2000, further)
-    assert result["rows"] == 2000
+    result = toy.run("bounded", 3000, further)
+    assert result["rows"] == 3000
     assert result["bytes"] > 2 * further
