@@ -2,7 +2,7 @@
 
     python benchmarks/mel.py
 
-Fails if a value differs by more than 1e-4. The time is only told: numpy transforms frame by frame, torch many at once.
+Fails if ours takes longer, or a value differs by more than 1e-4.
 """
 
 import statistics
@@ -20,6 +20,7 @@ from whisper_toolchain import third_party
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 10
 TURNS = 100
+MOST_OF_REFERENCE = 1.0
 MOST_DIFFERENCE = 1e-4
 
 
@@ -43,7 +44,9 @@ def main() -> int:
     print(f"log-mel of {SECONDS} s, medians of {TURNS} interleaved turns; the largest difference is {difference:.1e}")
     print(f"ours {1000 * median:.2f} ms, openai-whisper {1000 * other:.2f} ms: {median / other:.2f}")
     return tell(
-        Figure(f"mel of {SECONDS} s", 1000 * median, "ms", "openai-whisper", 1000 * other),
+        Figure(
+            f"mel of {SECONDS} s", 1000 * median, "ms", "openai-whisper", 1000 * other, most_ratio=MOST_OF_REFERENCE
+        ),
         Figure("largest difference of a mel value", difference, "", most=MOST_DIFFERENCE),
     )
 

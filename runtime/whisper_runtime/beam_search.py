@@ -53,10 +53,13 @@ class BeamDecoder:
         tokenizer: the model's tokenizer.
         size: texts that are followed at once, at least 1.
         limit: tokens a window at most.
+
+    Attributes:
+        decoder: the same.
     """
 
     def __init__(self, decoder: BranchingDecoder, tokenizer: Tokenizer, size: int, limit: int = TEXT_LIMIT) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._tokenizer = tokenizer
         self._size = size
         self._limit = limit
@@ -78,7 +81,7 @@ class BeamDecoder:
             BackendError: a graph fails.
         """
         last = len(prompt) - 1
-        logits = self._decoder.logits(prompt, [], sorted({prompt.index(self._tokenizer.sot), last}))
+        logits = self.decoder.logits(prompt, [], sorted({prompt.index(self._tokenizer.sot), last}))
         no_speech = probability(logits[0], self._tokenizer.no_speech)
         beams, logits = [_Beam()], logits[-1:]
         ended: list[Decoded] = []
@@ -110,7 +113,7 @@ class BeamDecoder:
                 if all(each.looped for each in ended):
                     ended += [decoded(beam.tokens, beam.logprobs, no_speech) for beam in beams]
                 break
-            logits = self._decoder.branches(prompt, [beam.tokens for beam in beams])
+            logits = self.decoder.branches(prompt, [beam.tokens for beam in beams])
         return max(ended, key=lambda each: (not each.looped, each.avg_logprob))
 
     def _grow(self, beam: _Beam, logits: np.ndarray, rules: TokenRules, seconds: float) -> list[_Beam]:

@@ -8,7 +8,6 @@ Runs the two graphs that the toolchain's module of the same name writes, with ON
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +29,6 @@ _BEAMS, _DOUBTFUL = 5, -0.25
 _HIDDEN = np.float32(-1e9)  # added to the scores of what a token must not see
 
 _Cache = dict[str, np.ndarray]
-
-
-@dataclass
-class _Picture:
-    """What the graph needs to know of one picture of the window, and what it has computed of the text's tokens.
-
-    Attributes:
-        cross: cross-attention's keys and values.
-        text: the cache of one text's tokens.
-        tree: the cache of the tokens of several texts.
-    """
-
-    cross: _Cache
-    text: _Cache
-    tree: _Cache = field(default_factory=dict)
 
 
 class HostDecoder:
@@ -106,9 +90,12 @@ class HostDecoder:
         is_tiny = len(self._empty) <= 2 * _BLOCKS_OF_TINY  # keys and values
         self.beam_size = beam_size or (_BEAMS_OF_TINY if is_tiny else _BEAMS)
         self.doubtful_logprob = _DOUBTFUL_OF_TINY if is_tiny else _DOUBTFUL
-        self._pictures: list[_Picture] = []
-        self._known: list[int] = []  # tokens of the text's cache
-        self._branches: dict[tuple[int, ...], int] = {}  # the place of each text's last token in the tree's cache
+        # For each picture: cross-attention's keys and values, and what is cached of one text's tokens and of a tree's.
+        self._cross: list[_Cache] = []
+        self._text: list[_Cache] = []
+        self._tree: list[_Cache] = []
+        self._known: list[int] = []  # tokens of the text
+        self._branches: dict[tuple[int, ...], int] = {}  # the place of each text's last token in the tree
         self._seen: np.ndarray = np.zeros((0, 0), bool)  # what each token of the tree sees
 
     def begin(self, features: Features) -> None:
@@ -117,19 +104,16 @@ class HostDecoder:
         Raises:
             BackendError: the device or the graph fails; there is no window then.
         """
-        self._pictures = []
+        self._cross = []
         self.also(features)
 
     def also(self, features: Features) -> None:
         """Take one more picture of the same window; see `BranchingDecoder`. Raises as `begin`."""
-        self._known, self._branches = [], {}
-        try:
-            feeds = {"features": self._backend.read_features(features)}
-            results = run_session(self._cross_attention, self._cross_names, feeds)
-        except BaseException:
-            self._pictures = []
-            raise
-        self._pictures.append(_Picture(dict(zip(self._cross_names, results, strict=True)), self._empty))
+        before, self._cross, self._known, self._branches = self._cross, [], [], {}
+        feeds = {"features": self._backend.read_features(features)}
+        results = run_session(self._cross_attention, self._cross_names, feeds)
+        self._cross = [*before, dict(zip(self._cross_names, results, strict=True))]
+        self._text = [self._empty] * len(self._cross)
 
     def room(self, prompt: int, text: int) -> int:
         """A guess costs as much as the token itself, so none is checked."""
@@ -145,8 +129,7 @@ class HostDecoder:
         while known < min(len(self._known), rows[0]) and self._known[known] == tokens[known]:
             known += 1
         self._known = tokens[:known]
-        for picture in self._pictures:
-            picture.text = _first(picture.text, known)
+        self._text = [_first(cache, known) for cache in self._text]
         return np.concatenate([self._step(tokens[row], row in wanted) for row in range(known, rows[-1] + 1)])
 
     def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
@@ -155,8 +138,7 @@ class HostDecoder:
         if start not in self._branches:
             if self._known[: len(start)] != list(start):
                 self.logits(start, [], [len(start) - 1])
-            for picture in self._pictures:
-                picture.tree = _first(picture.text, len(start))
+            self._tree = [_first(cache, len(start)) for cache in self._text]
             self._branches = {start[: end + 1]: end for end in range(len(start))}
             self._seen = np.tri(len(start), dtype=bool)
         ends = [(*start, *text) for text in texts]
@@ -172,18 +154,15 @@ class HostDecoder:
         seen[held:, held:] = np.eye(new, dtype=bool)
         tokens, positions = [end[-1] for end in ends], [len(end) - 1 for end in ends]
         hidden = np.where(seen[held:], np.float32(0), _HIDDEN)
-        rows = list(range(new))
-        results = [self._run(each.cross, each.tree, tokens, positions, hidden, rows) for each in self._pictures]
-        # Only now, so that an interrupted call changes nothing.
+        # All at once, so that an interrupted call changes nothing.
+        logits, self._tree = self._run(self._tree, tokens, positions, hidden, list(range(new)))
         self._seen = seen
         self._branches |= {end: place for place, end in enumerate(ends, start=held)}
-        for picture, (_, tree) in zip(self._pictures, results, strict=True):
-            picture.tree = tree
-        return _mean([logits for logits, _ in results])
+        return logits
 
     def _check(self, last: int) -> None:
         """Raise unless there is a window, and the model knows the position of the last token that is asked for."""
-        if not self._pictures:
+        if not self._cross:
             raise BackendError("the host decoder has no window: call begin first")
         if last >= self._embedding.positions:
             raise ValueError(f"row {last}: the model knows {self._embedding.positions} positions")
@@ -192,38 +171,35 @@ class HostDecoder:
         """Add a token to the text's cache. Returns the logits after it (1, vocab), or (0, vocab) if not wanted."""
         place = len(self._known)
         hidden = np.zeros((1, place + 1), np.float32)
-        rows = [0] if wanted else []
-        found = []
-        for picture in self._pictures:
-            logits, picture.text = self._run(picture.cross, picture.text, [token], [place], hidden, rows)
-            found.append(logits)
+        logits, self._text = self._run(self._text, [token], [place], hidden, [0] if wanted else [])
         self._known.append(token)
-        return _mean(found)
+        return logits
 
     def _run(
         self,
-        cross: _Cache,
-        cache: _Cache,
+        caches: Sequence[_Cache],
         tokens: Sequence[int],
         positions: Sequence[int],
         hidden: np.ndarray,
         rows: Sequence[int],
-    ) -> tuple[np.ndarray, _Cache]:
-        """Run the graph on new tokens (n,) with a cache of p others; `hidden` is (n, p + n).
+    ) -> tuple[np.ndarray, list[_Cache]]:
+        """Run the graph for each picture on new tokens (n,), with its cache of p others; `hidden` is (n, p + n).
 
         Returns:
-            Logits (len(rows), vocab), and the cache of all tokens.
+            Logits (len(rows), vocab) under all pictures, and the caches of all tokens.
         """
         feeds = {
             "token_embeddings": self._embedding.embed(tokens, positions, len(tokens))[:, 0],
             "hidden": hidden,
             "rows": np.array(rows, np.int64),
-            **cross,
-            **cache,
         }
-        logits, *caches = run_session(self._decoder, self._outputs, feeds)
-        self.calls += 1
-        return logits, dict(zip(cache, caches, strict=True))
+        found, grown = [], list[_Cache]()
+        for cross, cache in zip(self._cross, caches, strict=True):
+            logits, *values = run_session(self._decoder, self._outputs, {**feeds, **cross, **cache})
+            self.calls += 1
+            found.append(logits)
+            grown.append(dict(zip(cache, values, strict=True)))
+        return _mean(found), grown
 
 
 def _first(cache: _Cache, count: int) -> _Cache:

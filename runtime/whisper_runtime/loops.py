@@ -35,7 +35,7 @@ def echo_length(pieces: Sequence[str]) -> int:
     Args:
         pieces: the text of each token. Case, blanks and punctuation do not matter.
     """
-    said = [(index, word) for index, piece in enumerate(pieces) if (word := _letters(piece))]
+    said = [(index, word) for index, piece in enumerate(pieces) if (word := letters(piece))]
     words = [word for _, word in said]
     likeness, echo = _ALIKE, 0
     for length in range(LONG_PHRASE, min(MAX_LOOP, len(words) // 2) + 1):
@@ -53,5 +53,6 @@ def _opens(piece: str) -> bool:
     return "\ufffd" in piece or piece.strip() in _OPENING
 
 
-def _letters(piece: str) -> str:
-    return "".join(filter(str.isalnum, piece)).casefold()
+def letters(text: str) -> str:
+    """The letters and digits of a text, all of one case."""
+    return "".join(filter(str.isalnum, text)).casefold()

@@ -10,6 +10,7 @@ from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.backends import Backend, Features
 from whisper_runtime.beam_search import BeamDecoder
 from whisper_runtime.decoding import Decoded, GreedyDecoder, probability
+from whisper_runtime.loops import letters
 from whisper_runtime.mel import window_mel
 from whisper_runtime.spoken_language import LanguageGuess
 from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
@@ -94,7 +95,9 @@ class WindowReader:
         self._tokenizer = tokenizer
         self._seconds = seconds
         self._greedy = GreedyDecoder(decoder, tokenizer)
-        self._branching = decoder if isinstance(decoder, BranchingDecoder) and decoder.beam_size > 1 else None
+        self._beams = None
+        if isinstance(decoder, BranchingDecoder) and decoder.beam_size > 1:
+            self._beams = BeamDecoder(decoder, tokenizer, decoder.beam_size)
 
     @property
     def lookahead(self) -> int:
@@ -132,8 +135,8 @@ class WindowReader:
 
         The draft only saves calls; a decoder that follows several texts does without it. Raises BackendError.
         """
-        if self._branching is not None:
-            return self._search(self._branching, window, features, prompt)
+        if self._beams is not None:
+            return self._search(self._beams, window, features, prompt)
         best = self.glance(window, features, prompt, draft)
         for look in LOOKS[1:]:
             # In noise, the likeliest of several inventions would be more convincing than the first.
@@ -145,16 +148,15 @@ class WindowReader:
                 best = looked if self._says_again(looked.decoded, best.decoded) else max(best, looked, key=self._worth)
         return best
 
-    def _search(self, decoder: BranchingDecoder, window: Window, features: Features, prompt: Prompt) -> Reading:
+    def _search(self, beams: BeamDecoder, window: Window, features: Features, prompt: Prompt) -> Reading:
         """Follow several texts; where the likeliest is doubtful, again with another picture beside the first."""
-        beams = BeamDecoder(decoder, self._tokenizer, decoder.beam_size)
-        decoder.begin(features)
+        beams.decoder.begin(features)
         first = beams.decode(prompt.tokens, prompt.rules, window.seconds)
-        if self._is_sure(first, decoder.doubtful_logprob) or hears_nothing(first):
+        if self._is_sure(first, beams.decoder.doubtful_logprob) or hears_nothing(first):
             return Reading(window, first)
         # Both pictures must give a token the same meaning, a time included.
         look = replace(LOOKS[1], shift=0.0) if prompt.rules.timestamps else LOOKS[1]
-        decoder.also(self.encode(window, look))
+        beams.decoder.also(self.encode(window, look))
         both = beams.decode(prompt.tokens, prompt.rules, window.seconds)
         worse = hears_nothing(both) or (self._repeats(both) and not self._repeats(first))
         return Reading(window, first if worse or self._says_again(first, both) else both)
@@ -167,9 +169,9 @@ class WindowReader:
 
     def _says_again(self, once: Decoded, again: Decoded) -> bool:
         """Whether one text is the other one over and over. A model likes what it says again better each time."""
-        short, long = ("".join(filter(str.isalnum, self._tokenizer.decode(each.tokens))) for each in (once, again))
+        short, long = (letters(self._tokenizer.decode(each.tokens)) for each in (once, again))
         rounds = len(long) // max(1, len(short))
-        return rounds > 1 and short.casefold() * rounds == long.casefold()
+        return rounds > 1 and short * rounds == long
 
     def _is_sure(self, decoded: Decoded, least: float) -> bool:
         return decoded.avg_logprob >= least and not self._repeats(decoded)

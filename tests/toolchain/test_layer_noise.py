@@ -53,14 +53,12 @@ def test_sixteen_bits_for_one_layer_change_its_own_noise_and_no_other(toy, graph
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_a_layer_at_four_bits_comes_first(toy, graph):
+def test_a_layer_at_two_bits_comes_first(toy, graph):
     one = toy.prepared[graph]
     quantised = one.quantise(EIGHT)
     name = next(layer.name for layer in one.layers if layer.name.endswith("blocks.1.mlp.0"))
     coarse(quantised, name)
-    # Of those with weights: a toy's attention, which has none, is as noisy on some processors.
-    noise = layer_noise(one, quantised, EIGHT, toy.holdout)
-    worst = next(each for each in noise if not each.layer.endswith((".scores", ".context")))
+    worst = layer_noise(one, quantised, EIGHT, toy.holdout)[0]
     assert worst.layer == name
     assert worst.as_dict()["recipe_line"] == f'[{graph}] sixteen_bit = [..., "{name}"]'
 
@@ -83,7 +81,7 @@ def test_slots_that_are_not_filled_do_not_count(toy, tmp_path):
 
 
 def coarse(model, layer):
-    """Leave 4 of the 8 bits of a layer's weights."""
+    """Leave 2 of the 8 bits of a layer's weights: with 4, a toy's attention is as noisy on some processors."""
     [tensor] = [each for each in model.graph.initializer if each.name == f"{layer}.weight.integers"]
-    codes = np.round(numpy_helper.to_array(tensor) / 16) * 16
+    codes = np.round(numpy_helper.to_array(tensor) / 64) * 64
     tensor.CopyFrom(numpy_helper.from_array(codes.clip(-127, 127).astype(np.int8), tensor.name))
