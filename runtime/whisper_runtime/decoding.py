@@ -197,11 +197,6 @@ def finished(
     return decoded(text[:once], logprobs[: once + 1], no_speech)
 
 
-def may_be_cut(tokenizer: Tokenizer, text: Sequence[int], seconds: float) -> bool:
-    """Whether `finished` may keep less than the whole of a text."""
-    return _echo_at_end(tokenizer, text, seconds) > 0 or any(_doubled(text))
-
-
 def _echo_at_end(tokenizer: Tokenizer, text: Sequence[int], seconds: float) -> int:
     """How many tokens at the end of a text are the echo of what is before, given the length of its sound; 0 if none."""
     if sum(map(str.isalnum, tokenizer.decode(text))) < ECHO_LETTERS_PER_SECOND * seconds:

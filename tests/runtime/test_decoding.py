@@ -13,7 +13,6 @@ from whisper_runtime.decoding import (
     EOT_MARGIN,
     TOKENS_PER_SECOND,
     GreedyDecoder,
-    may_be_cut,
 )
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.loops import LONG_PHRASE, loop_length
@@ -245,7 +244,6 @@ def test_an_echo_is_left_out_of_a_text_that_nobody_speaks_that_fast(tokenizer, s
     decoded, _ = decode(tokenizer, saying(text, tokenizer.eot), seconds=seconds)
     assert decoded.tokens == tuple(text[: rounds * len(text) // 2])
     assert decoded.looped == (rounds == 1)
-    assert may_be_cut(tokenizer, text, seconds) == (rounds == 1)
 
 
 @pytest.mark.parametrize(
@@ -262,12 +260,8 @@ def test_what_people_say_twice_with_other_words_is_kept(whisper_assets, text, se
     tokenizer = multilingual_tokenizer(whisper_assets)
     tokens = tokenizer.encode(text)
     assert len(tokens) > 4.0 * seconds
-    assert not may_be_cut(tokenizer, tokens, seconds)
-
-
-def test_a_text_that_begins_twice_may_be_cut(tokenizer):
-    assert may_be_cut(tokenizer, tokenizer.encode(" Go on. Go on."), 10.0)
-    assert not may_be_cut(tokenizer, tokenizer.encode(" Go on. Go off."), 10.0)
+    found, _ = decode(tokenizer, saying(tokens, tokenizer.eot), seconds=seconds)
+    assert found.tokens == tuple(tokens)
 
 
 @pytest.mark.parametrize("limit", [1, 7, LIMIT])

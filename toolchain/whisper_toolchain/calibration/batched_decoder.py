@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
-from whisper_runtime.decoding import EOT_MARGIN, TEXT_LIMIT, loop_at_end, may_be_cut, may_end
+from whisper_runtime.decoding import EOT_MARGIN, TEXT_LIMIT, finished, loop_at_end, may_end
 from whisper_runtime.slot_decoder import dropped, fill_slots
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
@@ -51,8 +51,7 @@ class BatchedText:
 
     Attributes:
         tokens: the text, without prompt and end of text.
-        sure: False if a choice was so close that the runtime's decoder might have made another, or if it says something
-            twice, of which the runtime's might keep one.
+        sure: False if a choice was so close that the runtime's decoder might have made another.
     """
 
     tokens: tuple[int, ...]
@@ -107,6 +106,7 @@ class BatchedDecoder:
     def _decode(self, batch: "_Batch", seconds: Sequence[float]) -> list[BatchedText]:
         count = len(seconds)
         texts: list[list[int]] = [[] for _ in range(count)]
+        leads: list[list[float]] = [[] for _ in range(count)]
         sure = [True] * count
         going = set(range(count))
         rows = list(range(count))  # the window of each row of the batch
@@ -119,11 +119,13 @@ class BatchedDecoder:
                     continue
                 token, is_sure = self._choose(leader, length, seconds[window])
                 sure[window] &= is_sure
+                text = texts[window]
+                leads[window].append(leader.eot_behind)
                 if token == self._eot:
-                    sure[window] &= not may_be_cut(self._tokenizer, texts[window], seconds[window])
+                    texts[window], is_sure = self._finish(text, leads[window], seconds[window])
+                    sure[window] &= is_sure
                     going.remove(window)
                     continue
-                text = texts[window]
                 text.append(token)
                 if repeated := loop_at_end(text, seconds[window]):
                     del text[-repeated:]
@@ -144,6 +146,15 @@ class BatchedDecoder:
             if leader.eot_behind <= EOT_MARGIN:
                 return self._eot, is_sure
         return leader.token, is_sure
+
+    def _finish(self, text: list[int], leads: list[float], seconds: float) -> tuple[list[int], bool]:
+        """What to keep of an ended text, and whether leads that are off by a little would keep the same."""
+        half = len(text) // 2 + 1  # the end of a first round is not behind this
+        kept = [
+            finished(self._tokenizer, text, [0.0], [lead + off for lead in leads[:half]] + leads[half:], 0.0, seconds)
+            for off in (-CLOSE_LOGITS, CLOSE_LOGITS)
+        ]
+        return list(kept[0].tokens), kept[0] == kept[1]
 
     def _next(self, batch: "_Batch", texts: list[list[int]], length: int) -> torch.Tensor:
         """The state after texts of one length, (rows, d). Those that ended are shorter, and theirs mean nothing."""
