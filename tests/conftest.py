@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from whisper_runtime.tokenizer import Tokenizer
 from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import Checkpoint, load
 from whisper_toolchain.checkpoints.validation import expected_shapes
@@ -27,6 +28,8 @@ from whisper_toolchain.stages.compile import compile_graphs
 from whisper_toolchain.stages.export import export
 from whisper_toolchain.stages.fetch import CHECKPOINT, fetch
 from whisper_toolchain.workspace import Workspace
+
+from tests.scripted_texts import VOCABULARY
 
 ROOT = Path(__file__).resolve().parent.parent
 FAKES = ROOT / "tests" / "fakes"
@@ -124,6 +127,18 @@ def stock_whisper(stock_tree: Path) -> ModuleType:
 def whisper_assets(stock_tree: Path) -> Path:
     """Folder of the tokenizer ranks and mel filters."""
     return third_party.assets(stock_tree)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(whisper_assets: Path) -> Tokenizer:
+    """The English models' tokenizer."""
+    return Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", VOCABULARY)
+
+
+@pytest.fixture(scope="session")
+def multilingual(whisper_assets: Path) -> Tokenizer:
+    """The multilingual models' tokenizer."""
+    return Tokenizer.from_file(whisper_assets / "multilingual.tiktoken", VOCABULARY + 1)
 
 
 @pytest.fixture(scope="session")

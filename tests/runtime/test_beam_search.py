@@ -1,7 +1,6 @@
 """Beam search: the likeliest of several texts, by the rules of greedy decoding."""
 
 import itertools
-import zlib
 
 import numpy as np
 import pytest
@@ -12,17 +11,11 @@ from whisper_runtime.decoding import EOT_MARGIN, GreedyDecoder
 from whisper_runtime.loops import LONG_PHRASE
 from whisper_runtime.text_decoder import BranchingDecoder
 from whisper_runtime.token_rules import TokenRules
-from whisper_runtime.tokenizer import Tokenizer
 
-VOCABULARY = 51864
+from tests.scripted_texts import ENDLESS, VOCABULARY, WORDS, babble
+
 LIMIT = 30
-WORDS = range(5900, 6100)  # of them none is suppressed
-ENDLESS = 10_000.0  # seconds of sound that no text fills, so that the margin does not matter
-
-
-@pytest.fixture(scope="module")
-def tokenizer(whisper_assets):
-    return Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", VOCABULARY)
+LOWEST = 10.0  # of the logits in a script: the others, which are zero, are not among the likeliest
 
 
 class Scripted:
@@ -76,22 +69,6 @@ def greedy(tokenizer, script, *, seconds, timestamps, limit):
     return GreedyDecoder(Scripted(script), tokenizer, limit).decode(prompt, TokenRules(tokenizer, timestamps), seconds)
 
 
-def babble(tokenizer, seed, spread, words, timestamps=False):
-    """A script of random sentences; each word follows from the whole text before it, some repeat."""
-
-    def script(said):
-        said = np.array(said[-spread:] if spread else [], np.int64)
-        random = np.random.default_rng([seed, zlib.crc32(said.tobytes())])
-        choice = random.choice(WORDS[:words], 3)
-        logits = dict(zip(choice.tolist(), random.uniform(15, 22, 3).tolist(), strict=True))
-        logits[tokenizer.eot] = float(random.uniform(10, 17))
-        if timestamps and random.random() < 0.4:
-            logits[tokenizer.timestamp_begin + int(random.integers(0, 500))] = 23.0
-        return logits
-
-    return script
-
-
 SCRIPTS = {
     "seed": st.integers(0, 999),
     "spread": st.sampled_from([0, 1, 2, 50, 50]),  # 0: the same word for ever
@@ -105,7 +82,7 @@ SCRIPTS = {
 @settings(max_examples=80, deadline=None)
 @given(**SCRIPTS)
 def test_one_beam_is_greedy(tokenizer, seed, spread, words, seconds, timestamps, limit):
-    script = babble(tokenizer, seed, spread, words, timestamps)
+    script = babble(tokenizer, seed, spread, words, timestamps, LOWEST)
     options = {"seconds": seconds, "timestamps": timestamps, "limit": limit}
     found, _ = search(tokenizer, script, 1, **options)
     expected = greedy(tokenizer, script, **options)
@@ -119,7 +96,7 @@ def test_one_beam_is_greedy(tokenizer, seed, spread, words, seconds, timestamps,
 @settings(max_examples=40, deadline=None)
 @given(**SCRIPTS, size=st.integers(1, 6))
 def test_any_text_obeys_the_rules(tokenizer, seed, spread, words, seconds, timestamps, limit, size):
-    script = babble(tokenizer, seed, spread, words, timestamps)
+    script = babble(tokenizer, seed, spread, words, timestamps, LOWEST)
     found, _ = search(tokenizer, script, size, seconds=seconds, timestamps=timestamps, limit=limit)
     assert len(found.tokens) <= limit
     rules = TokenRules(tokenizer, timestamps)

@@ -1,7 +1,5 @@
 """Greedy decoding: which tokens are taken, when a text ends, and that a draft saves calls and changes nothing."""
 
-import zlib
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -18,22 +16,13 @@ from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.loops import LONG_PHRASE, loop_length
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.token_rules import SECONDS_PER_TIMESTAMP, TokenRules
-from whisper_runtime.tokenizer import Tokenizer
 from whisper_toolchain.export import export_graphs
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
-VOCABULARY = 51864
+from tests.scripted_texts import ENDLESS, VOCABULARY, WORDS, babble
+
 LIMIT = 40
-WORDS = range(5900, 6100)  # of them none is suppressed
-ENDLESS = 10_000.0  # seconds of sound that no text fills, so that the margin does not matter
-
-
-@pytest.fixture(scope="module")
-def tokenizer(whisper_assets):
-    found = Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", VOCABULARY)
-    assert not {*WORDS} & {*found.suppress_tokens}
-    return found
 
 
 class Scripted:
@@ -142,10 +131,9 @@ def test_blank_and_end_are_forbidden_at_the_first_position_only(tokenizer):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), timestamps=st.booleans(), multilingual=st.booleans())
-def test_any_logits_give_text_and_timestamps_only(whisper_assets, tokenizer, seed, timestamps, multilingual):
-    if multilingual:
-        tokenizer = multilingual_tokenizer(whisper_assets)
+@given(seed=st.integers(0, 2**32 - 1), timestamps=st.booleans(), in_english=st.booleans())
+def test_any_logits_give_text_and_timestamps_only(tokenizer, multilingual, seed, timestamps, in_english):
+    tokenizer = tokenizer if in_english else multilingual
     specials = [*range(tokenizer.eot, tokenizer.timestamp_begin)]
 
     def script(said):
@@ -159,15 +147,6 @@ def test_any_logits_give_text_and_timestamps_only(whisper_assets, tokenizer, see
     assert timestamps or all(token < tokenizer.timestamp_begin for token in decoded.tokens)
     assert decoded.avg_logprob <= 0
     assert 0 <= decoded.no_speech_prob <= 1
-
-
-_multilingual = {}
-
-
-def multilingual_tokenizer(assets):
-    if not _multilingual:
-        _multilingual[0] = Tokenizer.from_file(assets / "multilingual.tiktoken", VOCABULARY + 1)
-    return _multilingual[0]
 
 
 # When it ends
@@ -255,12 +234,11 @@ def test_an_echo_is_left_out_of_a_text_that_nobody_speaks_that_fast(tokenizer, s
         (" Ο Κώστας πήγε στην αγορά το πρωί. Η Μαρία πήγε στην αγορά το πρωί.", 5.0),
     ],
 )
-def test_what_people_say_twice_with_other_words_is_kept(whisper_assets, text, seconds):
+def test_what_people_say_twice_with_other_words_is_kept(multilingual, text, seconds):
     """In more tokens a second than English prose has."""
-    tokenizer = multilingual_tokenizer(whisper_assets)
-    tokens = tokenizer.encode(text)
+    tokens = multilingual.encode(text)
     assert len(tokens) > 4.0 * seconds
-    found, _ = decode(tokenizer, saying(tokens, tokenizer.eot), seconds=seconds)
+    found, _ = decode(multilingual, saying(tokens, multilingual.eot), seconds=seconds, limit=decoding.TEXT_LIMIT)
     assert found.tokens == tuple(tokens)
 
 
@@ -284,13 +262,10 @@ def test_the_limit_is_that_of_whisper(tokenizer):
 
 
 @pytest.mark.parametrize("timestamps", [False, True])  # with them, the sot is the prompt's last token
-@pytest.mark.parametrize("multilingual", [False, True])
+@pytest.mark.parametrize("in_english", [False, True])
 @pytest.mark.parametrize("draft", [(), (5900, 5901)])
-def test_no_speech_is_a_probability_of_the_raw_logits_after_sot(
-    whisper_assets, tokenizer, timestamps, multilingual, draft
-):
-    if multilingual:
-        tokenizer = multilingual_tokenizer(whisper_assets)
+def test_no_speech_is_a_probability_of_the_raw_logits_after_sot(tokenizer, multilingual, timestamps, in_english, draft):
+    tokenizer = tokenizer if in_english else multilingual
     prompt = tokenizer.sot_sequence(timestamps=timestamps)
     raw = np.random.default_rng(3).normal(0, 2, VOCABULARY).astype(np.float32)
     raw[tokenizer.no_speech] = 11.0
@@ -309,24 +284,6 @@ def test_no_speech_is_a_probability_of_the_raw_logits_after_sot(
 
 
 # Drafts
-
-
-def babble(tokenizer, seed, spread, words, timestamps):
-    """A script of random sentences; each word follows from the whole text before it, some repeat."""
-
-    def script(said):
-        said = said or []
-        random = np.random.default_rng(
-            [seed, zlib.crc32(np.array(said[-spread:] if spread else [], np.int64).tobytes())]
-        )
-        choice = random.choice(WORDS[:words], 3)
-        logits = dict(zip(choice.tolist(), random.uniform(5, 12, 3).tolist(), strict=True))
-        logits[tokenizer.eot] = float(random.uniform(0, 7))
-        if timestamps and random.random() < 0.4:
-            logits[tokenizer.timestamp_begin + int(random.integers(0, 500))] = 13.0
-        return logits
-
-    return script
 
 
 def edited(data, tokens, others):

@@ -4,12 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from whisper_runtime.loops import LONG_PHRASE, MAX_LOOP, SHORT_PHRASE_ROUNDS, echo_length, loop_length
-from whisper_runtime.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(whisper_assets):
-    return Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", 51864)
 
 
 def rounds_of_a_loop(phrase):

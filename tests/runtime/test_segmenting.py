@@ -9,18 +9,13 @@ from whisper_runtime.audio import SAMPLE_RATE as RATE
 from whisper_runtime.decoding import Decoded
 from whisper_runtime.segmenting import segments_of
 from whisper_runtime.token_rules import SECONDS_PER_TIMESTAMP
-from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.window_reader import LOOKS, Reading
 from whisper_runtime.windows import Window
 
-VOCABULARY = 51864
+from tests.scripted_texts import VOCABULARY
+
 LIKELY, SPEECH = -0.2, 0.01
 SHIFTS = [look.shift for look in LOOKS]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(whisper_assets):
-    return Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", VOCABULARY)
 
 
 def reading(tokens, start=0.0, seconds=10.0, shift=0.0, avg_logprob=LIKELY, no_speech_prob=SPEECH):

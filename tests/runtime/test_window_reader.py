@@ -16,21 +16,14 @@ from whisper_runtime.manifest import Manifest
 from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.token_rules import TokenRules
-from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.window_reader import (
-    DOUBTFUL_LOGPROB,
-    LOOKS,
-    Look,
-    Prompt,
-    Reading,
-    WindowReader,
-)
+from whisper_runtime.window_reader import DOUBTFUL_LOGPROB, LOOKS, Look, Prompt, Reading, WindowReader
 from whisper_runtime.windows import Window
 from whisper_toolchain.export import export_graphs
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
-VOCABULARY = 51864
+from tests.scripted_texts import VOCABULARY
+
 SECONDS = 2
 SURE, WORSE, WORST = 0, 15, 40  # how many other tokens there are, none of them nearly as likely
 LEAD = 3.0  # of the token that is said, in logits
@@ -40,16 +33,6 @@ LOOP = " I did not know that." * 2
 # No phrase follows itself, but all is the same.
 NUMBERS = ["one", "two", "six", "ten", "four", "five", "nine", "three", "seven", "eight", "eleven", "twelve"]
 ROUND = "".join(f" then we all went out to buy {number} of the apples, and" for number in NUMBERS)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(whisper_assets):
-    return Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", VOCABULARY)
-
-
-@pytest.fixture(scope="module")
-def multilingual(whisper_assets):
-    return Tokenizer.from_file(whisper_assets / "multilingual.tiktoken", VOCABULARY + 1)
 
 
 class Ear:
