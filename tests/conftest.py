@@ -4,6 +4,7 @@ Everything is fetched the way the product fetches it, into the checkout's own th
 run needs no network. What the stages build goes into a temporary folder.
 """
 
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -53,6 +54,14 @@ def own_cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> Iterator[None]:
+    """A shell without job control starts what runs in its background deaf to Ctrl-C, and that is inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
