@@ -23,6 +23,7 @@ EMULATED   ?=
 AUDIO      ?=
 TEXT       ?=
 APP_PYTHON ?=
+SPEECH     ?=
 LIMIT      ?=
 RUNGS      ?=
 SNR        ?=
@@ -40,6 +41,8 @@ quote   = '$(subst ','\'',$(1))'
 option  = $(if $(strip $(2)),$(1) $(call quote,$(2)))
 plan    = --variant $(call quote,$(VARIANT)) --arch $(call quote,$(ARCH)) $(call option,--seconds,$(SECONDS)) $(call option,--sequence,$(SEQUENCE))
 dataset = $(call option,--dataset,$(DATASET))
+spoken  = $(call option,--language,$(LANGUAGE))
+measured = $(call option,--dataset,$(or $(strip $(SPEECH)),$(DATASET))) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(spoken)
 compiler = --compiler $(call quote,$(COMPILER)) $(call option,--dfc-python,$(DFC_PYTHON))
 offline = $(if $(filter-out 0,$(strip $(OFFLINE))),--offline)
 app     = $(call option,--app,$(APP_DIR))
@@ -54,7 +57,7 @@ help:
 	@echo 'make test                           lint, types and tests'
 	@echo
 	@echo 'stages:   fetch export calibrate compile bundle demo'
-	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), eval (word error rate on every rung; LIMIT=, RUNGS=),'
+	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), eval (word error rate on every rung; SPEECH=, LIMIT=, RUNGS=),'
 	@echo '          tune-recipe (the fewest 16-bit layers; WER=points or SNR=dB),'
 	@echo '          compare A=old.json B=new.json (what changed between two evaluations),'
 	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'
@@ -69,7 +72,8 @@ help:
 	@echo 'CHECKPOINT=path       your own weights             DATASET=path   your own speech'
 	@echo 'COMPILER  auto, dfc, emulator  now: '$(call quote,$(COMPILER))
 	@echo 'DFC_PYTHON=path    the Python that has the DFC     RECIPE=path    your own recipe'
-	@echo 'SAMPLES, SEED         size and choice of the calibration set; LANGUAGE=code   what is spoken in it'
+	@echo 'SAMPLES, SEED         size and choice of the calibration set; LANGUAGE=code   what is spoken'
+	@echo 'SPEECH=path           recordings for eval and tune-recipe, instead of those that calibrate'
 	@echo 'AUDIO=path, TEXT=words   a recording of your own for validate-app; APP_PYTHON=path  the Python that runs the app'
 	@echo 'OFFLINE=1             use only what is already here'
 	@echo 'PYTHON    interpreter for .venv, 3.10 to 3.12      now: '$(call quote,$(PYTHON))
@@ -94,7 +98,7 @@ export: fetch
 	@$(TOOLCHAIN) export $(plan) $(dataset)
 
 calibrate: export
-	@$(TOOLCHAIN) calibrate $(plan) $(dataset) $(call option,--samples,$(SAMPLES)) --seed $(call quote,$(SEED)) $(call option,--language,$(LANGUAGE))
+	@$(TOOLCHAIN) calibrate $(plan) $(dataset) $(call option,--samples,$(SAMPLES)) --seed $(call quote,$(SEED)) $(spoken)
 
 compile: calibrate
 	@$(TOOLCHAIN) compile $(plan) $(compiler) $(call option,--recipe,$(RECIPE))
@@ -109,10 +113,10 @@ package: $(INSTALLED)
 	@$(TOOLCHAIN) package $(plan)
 
 eval: bundle
-	@$(TOOLCHAIN) evaluate $(plan) $(dataset) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--rungs,$(RUNGS)) $(call option,--dfc-python,$(DFC_PYTHON))
+	@$(TOOLCHAIN) evaluate $(plan) $(measured) $(call option,--rungs,$(RUNGS)) $(call option,--dfc-python,$(DFC_PYTHON))
 
 tune-recipe: calibrate
-	@$(TOOLCHAIN) tune-recipe $(plan) $(dataset) $(call option,--snr,$(SNR)) $(call option,--wer,$(WER)) $(call option,--limit,$(LIMIT)) --seed $(call quote,$(SEED)) $(call option,--recipe,$(RECIPE))
+	@$(TOOLCHAIN) tune-recipe $(plan) $(measured) $(call option,--snr,$(SNR)) $(call option,--wer,$(WER)) $(call option,--recipe,$(RECIPE))
 
 compare: $(INSTALLED)
 	$(if $(and $(strip $(A)),$(strip $(B))),,$(error name two evaluations, as in make compare A=old.json B=new.json))

@@ -128,8 +128,8 @@ def stock_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stock_whisper(stock_tree: Path) -> ModuleType:
-    """The stock package, imported under a name of its own."""
-    return third_party.import_whisper(stock_tree, "stock_whisper")
+    """The stock package, imported under a name of its own, which is not the product's either."""
+    return third_party.import_whisper(stock_tree, "whisper_of_tests")
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +191,20 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, speech: Dataset) -> Work
     for name in ("third_party", "patches", "audio"):
         (root / name).symlink_to(ROOT / name, target_is_directory=True)
     return Workspace(root)
+
+
+@pytest.fixture(scope="session")
+def float_graphs(workspace: Workspace) -> Callable[[str], ShapePlan]:
+    """Exports a variant for the chip that takes it at 10 s, with real weights, and gives the plan."""
+
+    def make(variant: str) -> ShapePlan:
+        plan = ShapePlan.make(variant, "hailo10h" if variant.startswith("base") else "hailo8")
+        sample = workspace.audio / "registry-sample"
+        fetch(workspace, variant, None, sample, offline=False, report=ignore)
+        export(workspace, plan, sample, report=ignore)
+        return plan
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -551,11 +551,19 @@ def describe(manifest: Manifest) -> str:
         )
         lines.append(
             f"  {'evaluated':<12} {record['date']}, {record['dataset']['clips']} clips of {record['dataset']['name']}, "
-            f"WER % (95 % interval): {rates}; {record['verdict']}"
+            f"WER % (95 % interval): {rates}{_left_out(record)}; {record['verdict']}"
         )
     for name, entry in sorted(manifest.files.items()):
         lines.append(f"  {'file':<12} {name} ({entry.size / 1e6:.2f} MB)")
     return "\n".join(lines)
+
+
+def _left_out(record: dict) -> str:
+    """What an evaluation could not measure; records of before do not say."""
+    parts = [f"{count} failed on {rung}" for rung, count in sorted(record.get("failed", {}).items())]
+    if record.get("unreadable"):
+        parts.append(f"{record['unreadable']} could not be read")
+    return f"; left out: {', '.join(parts)}" if parts else ""
 
 
 def describe_hef(hef: "Hef") -> str:

@@ -51,7 +51,7 @@ def listed(recording, tmp_path_factory):
     return path
 
 
-def test_an_emulated_bundle_without_torch(listed, bundle, tmp_path):
+def test_an_emulated_bundle_without_torch(listed, bundle, tmp_path, capsys):
     output = tmp_path / "evaluation.json"
     arguments = ["evaluate", str(listed), "--bundle", str(bundle), "--output", str(output)]
     process = subprocess.run(
@@ -75,6 +75,14 @@ def test_an_emulated_bundle_without_torch(listed, bundle, tmp_path):
     record = Bundle.open(bundle).manifest.data["evaluations"][-1]
     assert record["emulated"]
     assert (record["by"], sorted(record["wer"])) == ("runtime", ["emulated", "emulated+host"])
+    assert (record["unreadable"], record["failed"]) == (2, {})
+    assert cli.main(["info", str(bundle)]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["evaluated"])
+    rates = {rung["name"]: rung["score"] for rung in result["rungs"]}
+    for name, score in rates.items():
+        assert f"{name} {score['wer']:.1f} ({score['wer_low']:.1f}-{score['wer_high']:.1f})" in line
+    assert f"2 clips of {result['dataset']['name']}, WER % (95 % interval): " in line
+    assert f"; left out: 2 could not be read; {result['verdict']}" in line
     assert list((tmp_path / "cache" / "hailo-whisper" / "evaluation").glob("*.jsonl"))
 
 

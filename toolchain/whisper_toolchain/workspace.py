@@ -84,18 +84,22 @@ class Workspace:
         """The newest bundle of a plan."""
         return self.artifacts / plan.bundle_name / "latest"
 
-    def dataset(self, spec: Path | None) -> Dataset:
+    def dataset(self, spec: Path | None, *, keep_missing: bool = False) -> Dataset:
         """Open the speech asked for, or what the fetch stage brought: dev-clean, else the registry sample.
+
+        Args:
+            spec: the speech; None for what was fetched.
+            keep_missing: give recordings that are listed and not there, too.
 
         Raises:
             DatasetError: the speech asked for is not usable.
             StageError: none was asked for and none was fetched.
         """
         if spec is not None:
-            return open_dataset(spec)
+            return open_dataset(spec, keep_missing=keep_missing)
         for candidate in self.fetched_speech():
             if candidate.exists():
-                return open_dataset(candidate)
+                return open_dataset(candidate, keep_missing=keep_missing)
         raise StageError(f"no speech in {self.audio}: run `whisper-toolchain fetch` or give --dataset")
 
     def fetched_speech(self) -> tuple[Path, ...]:

@@ -21,16 +21,19 @@ def record(result: Mapping[str, Any], by: str) -> dict[str, Any]:
         by: which command measured, "toolchain" or "runtime".
     """
     kept = ("name", "digest", "seed", "clips")
+    failed = {rung["name"]: len(rung["failed"]) for rung in result["rungs"] if rung.get("failed")}
     measured = [rung for rung in result["rungs"] if rung["status"] == "measured"]
     return {
         "date": result["date"][: len("2026-01-31")],
         "by": by,
         "dataset": {name: result["dataset"][name] for name in kept},
+        "unreadable": len(result["dataset"]["unreadable"]),
         "language": result["language"],
         "normaliser": result["normaliser"],
         "git_revision": result["git_revision"],
         "emulated": result["bundle"]["emulated"],
         "wer": {rung["name"]: [rung["score"][name] for name in ("wer", "wer_low", "wer_high")] for rung in measured},
+        "failed": failed,
         "verdict": result["verdict"],
     }
 

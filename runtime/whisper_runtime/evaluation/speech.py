@@ -35,8 +35,8 @@ def choose_clips(speech: Dataset, limit: int | None, seed: int) -> tuple[list[Cl
     }
 
 
-def readable(found: Mapping[str, Measured], clips: Iterable[Clip]) -> dict[str, Any]:
-    """What is said of the recordings once one rung has read them: how many, how long, and which cannot be read."""
+def read_by(found: Mapping[str, Measured], clips: Iterable[Clip]) -> dict[str, Any]:
+    """What is said of the recordings once a rung has read them: how many, how long, and which cannot be read."""
     good = [each for each in found.values() if not each.unreadable]
     return {
         "clips": len(good),

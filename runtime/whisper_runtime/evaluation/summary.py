@@ -1,7 +1,7 @@
 """What an evaluation found, as the one JSON document that the runtime and the toolchain both write."""
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from whisper_runtime import __version__
@@ -10,7 +10,7 @@ from whisper_runtime.errors import EvaluationError
 from whisper_runtime.evaluation.ladder import CHANGED, LADDER, on_device, position
 from whisper_runtime.evaluation.metrics import ClipErrors, compare, difference, score
 from whisper_runtime.evaluation.rung import MEASURED, RungRun
-from whisper_runtime.evaluation.speech import readable, without_folder
+from whisper_runtime.evaluation.speech import read_by, without_folder
 from whisper_runtime.evaluation.verdict import verdict
 from whisper_runtime.machine import machine
 from whisper_runtime.measuring import Clip
@@ -44,8 +44,9 @@ def summarise(
     if first is None:
         reasons = "; ".join(f"{name}: {run.reason}" for name, run in runs.items())
         raise EvaluationError(f"no rung could be measured: {reasons}")
+    speech = read_by(first.clips, clips)
     try:
-        rungs = _rungs(runs, clips, normalise)
+        rungs = _rungs(runs, clips, normalise, {clip["id"] for clip in speech["unreadable"]})
     except ValueError as error:  # such as transcripts of "uh" alone
         raise EvaluationError(f"{dataset['name']}: {error} once it is normalised") from error
     return {
@@ -54,7 +55,7 @@ def summarise(
         **facts,
         "runtime": __version__,
         "machine": machine(),
-        "dataset": {**dataset, **readable(first.clips, clips)},
+        "dataset": {**dataset, **speech},
         "rungs": rungs,
         "verdict": verdict(rungs),
     }
@@ -76,8 +77,10 @@ def layer_noise(bundle: Bundle) -> Any:
     return bundle.manifest.data["build"].get("compilation", {}).get("layer_noise")
 
 
-def _rungs(runs: Mapping[str, RungRun], clips: Sequence[Clip], normalise: Callable[[str], str]) -> list[dict[str, Any]]:
-    """Figures of each rung, in the ladder's order."""
+def _rungs(
+    runs: Mapping[str, RungRun], clips: Sequence[Clip], normalise: Callable[[str], str], told: Collection[str]
+) -> list[dict[str, Any]]:
+    """Figures of each rung, in the ladder's order. Of what cannot be read, ids in `told` are not listed again."""
     errors: dict[str, dict[str, ClipErrors]] = {}
     rungs = []
     for name in sorted(runs, key=position):
@@ -89,14 +92,26 @@ def _rungs(runs: Mapping[str, RungRun], clips: Sequence[Clip], normalise: Callab
             continue
         good = [clip for clip in clips if not run.clips[clip.id].error]
         errors[name] = {clip.id: compare(clip.text or "", run.clips[clip.id].text, normalise) for clip in good}
-        entry |= {**_figures(run, clips, good, errors[name]), "against": _against(name, errors)}
+        entry |= {**_figures(run, good, errors[name]), "against": _against(name, errors)}
+        entry["failed"] = _failed(run, clips, told)
         entry["device"] = device_figures(run) if on_device(name) else None
     return rungs
 
 
-def _figures(
-    run: RungRun, clips: Iterable[Clip], good: Sequence[Clip], errors: Mapping[str, ClipErrors]
-) -> dict[str, Any]:
+def _failed(run: RungRun, clips: Iterable[Clip], told: Collection[str]) -> list[dict[str, Any]]:
+    """The recordings that a rung has no text for: it fails on them, or they have gone since the first rung."""
+    return [
+        {
+            "id": clip.id,
+            "reason": without_folder(run.clips[clip.id].error, clip.path),
+            "unreadable": run.clips[clip.id].unreadable,
+        }
+        for clip in clips
+        if run.clips[clip.id].error and not (run.clips[clip.id].unreadable and clip.id in told)
+    ]
+
+
+def _figures(run: RungRun, good: Sequence[Clip], errors: Mapping[str, ClipErrors]) -> dict[str, Any]:
     found = run.clips
     seconds = sum(found[clip.id].duration for clip in good)
     total = sum(found[clip.id].seconds for clip in good)
@@ -109,11 +124,6 @@ def _figures(
         "stages": {stage: sum(found[clip.id].stages.get(stage, 0.0) for clip in good) for stage in stages},
         "real_time_factor": total / seconds if seconds else 0.0,
         "peak_memory_mb": run.memory,
-        "failed": [
-            {"id": clip.id, "reason": without_folder(found[clip.id].error, clip.path)}
-            for clip in clips
-            if found[clip.id].error and not found[clip.id].unreadable
-        ],
         "clips": [
             {
                 "id": clip.id,

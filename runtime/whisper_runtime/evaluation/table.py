@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from whisper_runtime.evaluation.metrics import probability
+
 
 def table(result: Mapping[str, Any]) -> str:
     """The ladder with its figures, then what is missing, what could not be read, and the verdict."""
@@ -15,22 +17,25 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append("EMULATED: the bundle's rungs ran on this CPU with ONNX Runtime, not on a Hailo device")
     lines.append(
         f"{'rung':<20}{'WER %':>7}  {'95 % interval':<15}{'CER %':>6}{'sub':>5}{'del':>5}{'ins':>5}{'inv':>5}"
-        f"{'empty':>6}{'calls':>7}{'RTF':>7}{'MB':>6}  against"
+        f"{'empty':>6}{'calls':>7}{'enc s':>7}{'dec s':>7}{'RTF':>7}{'MB':>6}  against"
     )
     for rung in result["rungs"]:
         if rung["status"] != "measured":
             continue
         found, against = rung["score"], rung["against"]
         interval = f"{found['wer_low']:.2f} - {found['wer_high']:.2f}"
+        encoder, decoder = (
+            f"{rung['stages'][stage]:.1f}" if stage in rung["stages"] else "-" for stage in ("encoder", "decoder")
+        )
         memory = f"{rung['peak_memory_mb']:.0f}" if rung["peak_memory_mb"] else "-"
         change = ""
         if against:
-            change = f"{against['name']} {against['points']:+.2f} (p {against['p']:.2f})"
+            change = f"{against['name']} {against['points']:+.2f} ({probability(against['p'])})"
         factor = f"{rung['real_time_factor']:.3f}" + ("*" if rung["drafted"] else "")
         lines.append(
             f"{rung['name']:<20}{found['wer']:>7.2f}  {interval:<15}{found['cer']:>6.2f}{found['substitutions']:>5}"
             f"{found['deletions']:>5}{found['insertions']:>5}{found['hallucinations']:>5}{found['empty']:>6}"
-            f"{rung['calls']:>7}{factor:>7}{memory:>6}  {change}"
+            f"{rung['calls']:>7}{encoder:>7}{decoder:>7}{factor:>7}{memory:>6}  {change}"
         )
         if rung["device"]:
             lines.append(f"{'':<20}{_sensors(rung['device'])}")

@@ -12,11 +12,18 @@ FEW_CLIPS = 10
 
 
 def is_broken(rung: Mapping[str, Any]) -> bool:
-    """Whether a measured rung lost accuracy that chance does not explain, or did not run at all."""
-    if rung["status"] == "failed":
-        return True
+    """Whether a rung lost accuracy that chance does not explain, or failed on one recording or on all."""
+    return rung["status"] == "failed" or bool(_failures(rung)) or _is_worse(rung)
+
+
+def _is_worse(rung: Mapping[str, Any]) -> bool:
     against = rung.get("against")
     return bool(against and against["points"] >= BROKEN_POINTS and against["low"] > 0)
+
+
+def _failures(rung: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The recordings that a rung fails on. A recording that has gone meanwhile is not the rung's fault."""
+    return [each for each in rung.get("failed", ()) if not each.get("unreadable")]
 
 
 def first_broken(rungs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -31,13 +38,19 @@ def verdict(rungs: Sequence[Mapping[str, Any]]) -> str:
         return "no rung was measured that another one here can be compared with"
     if rung is None:
         return f"no broken rung: none is {BROKEN_POINTS:g} points or more above the one before it, beyond chance"
+    said = []
     if rung["status"] == "failed":
-        return f"first broken rung: {rung['name']} ({rung['changed']}): it does not run: {rung['reason']}"
-    against = rung["against"]
-    return (
-        f"first broken rung: {rung['name']} ({rung['changed']}): {against['points']:+.1f} points against "
-        f"{against['name']}, 95 % interval {against['low']:+.1f} to {against['high']:+.1f}{_of_few(rung)}"
-    )
+        said.append(f"it does not run: {rung['reason']}")
+    if _is_worse(rung):
+        against = rung["against"]
+        said.append(
+            f"{against['points']:+.1f} points against {against['name']}, 95 % interval {against['low']:+.1f} to "
+            f"{against['high']:+.1f}{_of_few(rung)}"
+        )
+    if failures := _failures(rung):
+        tried = rung["score"]["clips"] + len(rung["failed"])
+        said.append(f"it fails on {len(failures)} of {tried} recordings: {failures[0]['reason']}")
+    return f"first broken rung: {rung['name']} ({rung['changed']}): {'; '.join(said)}"
 
 
 def _of_few(rung: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
+from whisper_runtime.evaluation.metrics import probability
 from whisper_runtime.evaluation.verdict import first_broken
 
 from whisper_toolchain.evaluation.result import measured_rungs
@@ -64,7 +65,7 @@ def _rung(rung: Mapping[str, Any], rates: Mapping[str, float], greatest: float, 
     if against:
         notes.append(
             f"{against['points']:+.2f} points against {against['name']} "
-            f"({against['low']:+.2f} to {against['high']:+.2f}, p {against['p']:.2f})"
+            f"({against['low']:+.2f} to {against['high']:+.2f}, {probability(against['p'])})"
         )
         notes.append(f"new here: {rung['changed']}")
     if rung["failed"]:

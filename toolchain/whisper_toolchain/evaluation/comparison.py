@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whisper_runtime.evaluation.metrics import difference
+from whisper_runtime.evaluation.metrics import difference, probability
 
 from whisper_toolchain.evaluation.clip_choice import key
 from whisper_toolchain.evaluation.result import measured_rungs
@@ -98,7 +98,7 @@ def _figures(name: str, clips: _Clips) -> str:
     found = difference(*([_Counted(pair[i]["errors"], pair[0]["words"]) for pair in clips] for i in (1, 0)))
     rates = (100.0 * sum(pair[i]["errors"] for pair in clips) / words for i in (0, 1))
     line = f"{name:<16}{len(clips):>6}" + "".join(f"{rate:>8.2f}" for rate in rates)
-    line += f"{found.points:>+8.2f}  {found.low:+.2f} to {found.high:+.2f} (p {found.p:.2f})"
+    line += f"{found.points:>+8.2f}  {found.low:+.2f} to {found.high:+.2f} ({probability(found.p)})"
     others = sum(a["reference"] != b["reference"] for a, b in clips)
     return line + (f"; {others} have another reference in B" if others else "")
 

@@ -46,7 +46,7 @@ _MEASURED = {
     "stages": {str: float},
     "real_time_factor": float,
     "peak_memory_mb": _Optional(float),
-    "failed": [{"id": str, "reason": str}],
+    "failed": [{"id": str, "reason": str, "unreadable": _Optional(bool)}],
     "clips": [_CLIP],
     "against": _Optional(_AGAINST),
     "device": _Optional(_DEVICE),

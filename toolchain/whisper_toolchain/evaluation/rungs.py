@@ -38,6 +38,9 @@ from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import ShapePlan
 
 STOCK = "stock"
+STOCK_OPTIONS = {"temperature": 0.0, "fp16": False}
+"""Of its `transcribe`: greedy and without another try, so that every run gives the same text."""
+
 ENCODERS = ("float", "emulated", *FORMS, "device")
 DECODERS = (*ENCODERS, "host")
 
@@ -104,8 +107,8 @@ class StockEngine:
 
     def text(self, samples: np.ndarray) -> str:
         """Transcribe mono samples at 16 kHz."""
-        options = {"temperature": 0.0, "language": self.language, "fp16": False}
-        return str(self.model.transcribe(np.array(samples), **options)["text"])  # type: ignore[attr-defined]
+        found = self.model.transcribe(np.array(samples), language=self.language, **STOCK_OPTIONS)  # type: ignore[attr-defined]
+        return str(found["text"])
 
     def close(self) -> None:
         """It holds nothing but memory."""
@@ -213,9 +216,10 @@ class Rungs:
             assert isinstance(self.networks, DfcNetworks)  # noqa: S101 - `missing` has looked
             return DfcBackend(self.networks, form, graphs, self.plan, self.export)
         assert isinstance(self.bundle, Bundle)  # noqa: S101 - `missing` has looked
-        if form == "emulated":
+        with_decoder = "decoder" in graphs
+        if form == "emulated" and with_decoder:
             self._check_vocabulary()
-        return open_backend(self.bundle)
+        return open_backend(self.bundle, with_decoder=with_decoder)
 
     def _check_vocabulary(self) -> None:
         """Raise BackendError if the decoder is one of another vocabulary: its tokens would mean something else."""

@@ -22,12 +22,11 @@ from whisper_runtime.evaluation.table import table
 from whisper_runtime.measuring import Clip
 
 from whisper_toolchain import __version__, third_party
-from whisper_toolchain.datasets import open_dataset
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.evaluation.dfc_backend import DfcNetworks
 from whisper_toolchain.evaluation.report import render_report
-from whisper_toolchain.evaluation.rungs import STOCK, Rungs, parse_rungs
+from whisper_toolchain.evaluation.rungs import STOCK, STOCK_OPTIONS, Rungs, parse_rungs
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, installed_versions
 from whisper_toolchain.stages.bundle import git_revision
@@ -105,6 +104,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
         own = {**common, "rung": name}
         if name == STOCK:
             third_party.unpack_stock(workspace.third_party, stock, offline=True, report=report)
+            own |= {"whisper": third_party.read_lock(workspace.third_party)["sha256"], "options": STOCK_OPTIONS}
         else:
             own |= {
                 "code": code_digest(),
@@ -154,8 +154,7 @@ def choose_clips(
     workspace: Workspace, dataset: Path | None, limit: int | None, seed: int
 ) -> tuple[list[Clip], dict[str, Any]]:
     """As the runtime's `choose_clips`, from a dataset or from what was fetched. Raises as that, or StageError."""
-    opened = workspace.dataset(None) if dataset is None else open_dataset(dataset, keep_missing=True)
-    return speech.choose_clips(opened, limit, seed)
+    return speech.choose_clips(workspace.dataset(dataset, keep_missing=True), limit, seed)
 
 
 def _command(plan: ShapePlan, wanted: Wanted) -> str:
