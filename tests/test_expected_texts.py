@@ -4,13 +4,15 @@ The texts in `expected/` were written by this very code and read beside the refe
 what users get. Write them anew with `python tests/test_expected_texts.py` after `make export` of each variant.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from whisper_runtime.audio import load_audio
 from whisper_toolchain.checkpoints import load
-from whisper_toolchain.float_model import float_transcriber
+from whisper_toolchain.evaluation.rungs import Rungs
 from whisper_toolchain.shape_plan import VARIANTS, ShapePlan
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
@@ -20,9 +22,14 @@ EXPECTED = ROOT / "tests" / "expected"
 
 
 def texts(workspace, plan, recordings):
+    """The float graphs' text of each recording. The decoder for the host drafts, which changes no text."""
     checkpoint = load(workspace.checkpoint(plan.variant) / CHECKPOINT)
-    with float_transcriber(plan, workspace.export(plan), checkpoint, workspace.whisper) as transcriber:
-        return {name: transcriber.text(path, language="en") for name, path in recordings.items()}
+    no_bundle = "float graphs alone"
+    rungs = Rungs(
+        plan, workspace.export(plan), checkpoint, workspace.whisper, Path(), no_bundle, "en", networks=no_bundle
+    )
+    with contextlib.closing(rungs.open("float")) as engine:
+        return {name: engine.text(load_audio(path)).strip() for name, path in recordings.items()}
 
 
 def recordings_of(speech, jfk):
