@@ -49,7 +49,7 @@ app     = $(call option,--app,$(APP_DIR))
 
 RIVALS    := build/benchmarks/venv/.installed
 
-.PHONY: help all audio fetch export calibrate compile bundle demo package eval compare tune-recipe doctor install-app validate-app uninstall-app check test bench wheels clean distclean
+.PHONY: help all audio fetch export calibrate compile bundle demo package eval compare tune-recipe layer-noise doctor install-app validate-app uninstall-app check test bench wheels clean distclean
 .NOTPARALLEL:
 
 help:
@@ -59,6 +59,7 @@ help:
 	@echo 'stages:   fetch export calibrate compile bundle demo'
 	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), eval (word error rate on every rung; SPEECH=, LIMIT=, RUNGS=),'
 	@echo '          tune-recipe (the fewest 16-bit layers; WER=points or SNR=dB),'
+	@echo '          layer-noise (which layers lose most; with the DFC a second optimisation, without it the emulated bundle'\''s list),'
 	@echo '          compare A=old.json B=new.json (what changed between two evaluations),'
 	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'
 	@echo '          check (lint, types), bench (all benchmarks), wheels, clean (build results and bundles), distclean (everything fetched too)'
@@ -117,6 +118,9 @@ eval: bundle
 
 tune-recipe: calibrate
 	@$(TOOLCHAIN) tune-recipe $(plan) $(measured) $(call option,--snr,$(SNR)) $(call option,--wer,$(WER)) $(call option,--recipe,$(RECIPE))
+
+layer-noise: calibrate
+	@$(TOOLCHAIN) layer-noise $(plan) $(compiler) $(call option,--recipe,$(RECIPE))
 
 compare: $(INSTALLED)
 	$(if $(and $(strip $(A)),$(strip $(B))),,$(error name two evaluations, as in make compare A=old.json B=new.json))

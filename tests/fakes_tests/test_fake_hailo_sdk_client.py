@@ -253,6 +253,33 @@ def test_a_graph_is_cut_at_start_and_end_nodes_in_their_order(fake):
     assert "toy/output_layer2" not in layers
 
 
+INNER = ["attn.query/Add", "attn.key/MatMul", "attn.value/Add", "attn.scores/MatMul", "attn.residual/Add"]
+
+
+def test_inner_end_nodes_are_outputs_of_layers_of_their_own(fake):
+    onnx.save(decoder(), "toy.onnx")
+    runner = fake.sdk.ClientRunner(hw_arch="hailo8")
+    ends = ["vocabulary.0/MatMul", "vocabulary.1/MatMul", *INNER]
+    runner.translate_onnx_model("toy.onnx", "toy.v1", end_node_names=ends)
+    layers = runner.get_hn()["layers"]
+    outputs = [layer for layer in layers.values() if layer["type"] == "output_layer"]
+    assert [layer["original_names"] for layer in outputs] == [[name] for name in ends]
+    makers = [layer["input"][0] for layer in outputs]
+    assert len(set(makers)) == len(ends)  # query, key and value, which are one layer else, among them
+    runner.optimize(rows())
+    for turned in (False, True):
+        fake.configure(dfc_reverse_outputs=turned)
+        shapes = [value.shape[1:] for value in infer(fake, runner, "SDK_NATIVE")][:: -1 if turned else 1]
+        assert [list(shape) for shape in shapes] == [layer["output_shapes"][0][1:] for layer in outputs]
+
+
+def test_an_end_node_before_a_fused_activation_is_refused(fake):
+    onnx.save(decoder(), "toy.onnx")
+    runner = fake.sdk.ClientRunner(hw_arch="hailo8")
+    with raises("ParsingWithRecommendationException", "Div"):
+        runner.translate_onnx_model("toy.onnx", "toy", end_node_names=["vocabulary.0/MatMul", "mlp.0/Add"])
+
+
 @pytest.mark.parametrize(
     ("keywords", "error", "text"),
     [

@@ -498,6 +498,19 @@ def test_worker_under_python_310_with_numpy_126(vendor_like_python, tmp_path):
     finished = drive(vendor_like_python, tmp_path / "run", measure)
     assert finished.result["snr_db"] == pytest.approx(20.0, abs=1e-3)
     assert 1e6 < finished.peak_memory_bytes < 1e9
+    native = str(tmp_path / "native.npz")
+    drive(
+        vendor_like_python, tmp_path / "run", {"action": "look", "translated": har, "arrays": arrays, "native": native}
+    )
+    assert np.array_equal(np.load(native)["arr_0"], np.load(arrays[0])[:1])
+    layers = {"rows": 5, "lengths": None, "wanted": [{"output": 0, "slots": None}], "work_dir": str(tmp_path)}
+    finished = drive(
+        vendor_like_python,
+        tmp_path / "run",
+        {"action": "measure_layers", "optimised": quantised, "arrays": arrays, **layers},
+    )
+    ((signal_sum, noise_sum),) = finished.result["sums"]
+    assert noise_sum / signal_sum == pytest.approx(0.01, abs=1e-6)
     drive(vendor_like_python, tmp_path / "run", {"action": "compile", "optimised": har, "hef": hef, "har": har + "2"})
     assert Path(hef).read_bytes() == b"hef"
 

@@ -201,6 +201,27 @@ def test_a_merged_layer_takes_the_others_along_and_says_so(parse):
     assert "encoder.blocks.1.attn.query, encoder.blocks.1.attn.value: gets 16 bits too" in warning
 
 
+def test_a_network_to_look_into_is_not_fine_tuned_and_only_its_own_outputs_have_sixteen_bits(parse):
+    model, vendor = parse("tiny", "decoder")
+    recipe = load_recipe("tiny", "hailo8").decoder
+    assert recipe.sixteen_bit_outputs
+    own = ("decoder.vocabulary.1/MatMul", "logits_1")
+    layers = map_layers(vendor, model, "decoder")
+    script = render_model_script(recipe, "decoder", vendor, layers, ROWS, "hailo8", own)
+    assert "post_quantization_optimization(finetune, policy=disabled)\n" in script.text
+    assert "model_optimization_config(checker_cfg, policy=disabled)\n" in script.text
+    assert script.calibration_rows == recipe.calibration.rows
+    assert [name for name in sixteen_bit_layers(script.text) if "output" in name] == ["output_layer2"]
+    assert script.warnings == ()
+    few = render_model_script(recipe, "decoder", vendor, layers, 100, "hailo8", ("nowhere",))
+    assert few.calibration_rows == 100
+    assert [name for name in sixteen_bit_layers(few.text) if "output" in name] == []
+    assert [warning.split(":")[1][:30] for warning in few.warnings] == [
+        " the recipe calibrates on 128 ",
+        " the parsed network does not s",
+    ]
+
+
 def test_another_numbering_without_names_is_not_guessed(parse):
     model, vendor = parse("tiny", "encoder")
     for missing in ("conv", "matmul", "ew_add"):

@@ -205,6 +205,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--output", type=_path, metavar="TOML", help="default: build/<bundle>/tuned-recipe.toml")
     with_folders(command, "checkpoint", "export", "calibration")
+    command = with_compiler(
+        with_plan(add("layer-noise", _layer_noise, "Show which layers lose most, measured by Hailo's compiler."))
+    )
+    command.add_argument("--recipe", type=_path, metavar="TOML", help="your own recipe (default: the variant's)")
+    with_folders(command, "export", "calibration", "artifacts")
     command = add("report", _report_page, "Make the page of an evaluation again, from its JSON.")
     command.add_argument("evaluation", type=_path, metavar="JSON", help="such as build/<bundle>/evaluation.json")
     command.add_argument("--output", type=_path, metavar="HTML", help="default: beside the JSON, as .html")
@@ -366,6 +371,14 @@ def _tune_recipe(options: argparse.Namespace) -> None:
         options.recipe,
         options.output,
         report=_report,
+    )
+
+
+def _layer_noise(options: argparse.Namespace) -> None:
+    from whisper_toolchain.stages.layer_noise import layer_noise
+
+    layer_noise(
+        _workspace(options), _plan(options), options.compiler, _dfc_python(options), options.recipe, report=_report
     )
 
 

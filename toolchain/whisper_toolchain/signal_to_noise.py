@@ -19,9 +19,14 @@ class SignalToNoise:
     @property
     def decibels(self) -> float:
         """The ratio of all that was added; infinite where nothing differs, NaN where nothing was added."""
-        if self._signal == 0.0:
-            return float("nan")
-        return float("inf") if self._noise == 0.0 else 10.0 * float(np.log10(self._signal / self._noise))
+        return decibels(self._signal, self._noise)
+
+
+def decibels(signal: float, noise: float) -> float:
+    """The ratio of two sums of squares in dB; infinite without noise, NaN without a signal."""
+    if signal == 0.0:
+        return float("nan")
+    return float("inf") if noise == 0.0 else 10.0 * float(np.log10(signal / noise))
 
 
 def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:

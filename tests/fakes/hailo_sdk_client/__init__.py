@@ -13,6 +13,7 @@ Configuration: the JSON file that the environment variable FAKE_HAILO names, rea
 - "dfc_log": list of lines that `optimize` prints besides its own, as "[info] <line>".
 - "dfc_original_names": false leaves `original_names` of every layer of the network empty; a HEF keeps its names.
 - "dfc_demote_outputs": true reproduces the 16-bit output that is compiled to 8 bits with its 16-bit zero point.
+- "dfc_reverse_outputs": true makes `infer` return the outputs in reverse; their order is documented nowhere.
 - "faults": {"ClientRunner.<method>": {"raise": text, "sleep": seconds, "at": n}} for __init__, translate_onnx_model,
   save_har, load_har, load_model_script, optimize_full_precision, optimize, compile and infer. "sleep" holds the method
   in the middle of its work (in save_har with half a file written), "raise" then raises an exception of no documented

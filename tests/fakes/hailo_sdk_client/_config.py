@@ -9,7 +9,7 @@ from typing import Any
 
 from hailo_sdk_client._exceptions import AccelerasUnknownError
 
-OWN_KEYS = ("dfc", "dfc_log", "dfc_original_names", "dfc_demote_outputs")
+OWN_KEYS = ("dfc", "dfc_log", "dfc_original_names", "dfc_demote_outputs", "dfc_reverse_outputs")
 KEYS = (*OWN_KEYS, "faults", "output", "device", "hailort")  # the others are of the fake of hailo_platform
 METHODS = (
     "__init__",

@@ -323,11 +323,11 @@ class Layers:
         """
         source = node.input[0]
         members = [node]
-        if source not in self.starts and node.op_type == "MatMul" and node.output[0] not in self.ends:
+        if source not in self.starts and node.op_type == "MatMul" and not self.leaves(node):
             members = [
                 user
                 for user in self.users[source]
-                if user.op_type == "MatMul" and user.input[1] in self.constants and user.output[0] not in self.ends
+                if user.op_type == "MatMul" and user.input[1] in self.constants and not self.leaves(user)
             ]
         nodes, results = [], []
         for member in members:
@@ -339,6 +339,11 @@ class Layers:
         for member in members:
             axis = 0 if member.op_type == "Conv" else len(self.constants[member.input[1]]) - 1
             self.kernels.append(Kernel(layer, member.input[1], axis))
+
+    def leaves(self, node: onnx.NodeProto) -> bool:
+        """Whether what becomes of a product, with its bias and activation, leaves the network."""
+        *_, last = self.with_bias_and_activation(node)
+        return last.output[0] in self.ends
 
     def with_bias_and_activation(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """The node, then a bias and an activation that are fused into it."""

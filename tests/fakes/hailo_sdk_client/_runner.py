@@ -277,6 +277,8 @@ class ClientRunner:
         rows = len(next(iter(data.values())))
         results = self._run_quantised(context.executor, data, rows) if quantised else context.executor.rows(data, rows)
         outputs = [np.stack(values) for values in zip(*results, strict=True)]
+        if _config.load().get("dfc_reverse_outputs", False):
+            outputs.reverse()
         _log.bar("Inference", rows, "entries")
         return outputs[0] if len(outputs) == 1 else outputs
 

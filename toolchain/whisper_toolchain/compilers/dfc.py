@@ -22,7 +22,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +74,13 @@ _CODE: Mapping[str, Sequence[Callable[..., Any]]] = {
     "translate": (dfc_worker.translate, dfc_worker.describe_layers),
     "optimise": (dfc_worker.optimise, dfc_worker.match_arrays),
     "measure": (dfc_worker.measure, dfc_worker.match_arrays, dfc_worker.signal_to_noise),
+    "look": (dfc_worker.look, dfc_worker.match_arrays, dfc_worker.as_list),
+    "measure_layers": (
+        dfc_worker.measure_layers,
+        dfc_worker.match_arrays,
+        dfc_worker.as_list,
+        dfc_worker.squares,
+    ),
     "compile": (dfc_worker.compile_hef,),
 }
 # What a step's record tells of it, besides its key and its files.
@@ -143,17 +150,8 @@ class DataflowCompiler:
             CompileError: a check before the start, a step, or the result failed, or a file cannot be read or written.
             RecipeError: the recipe does not fit the parsed networks.
         """
-        tools = self._tools
-        job = replace(job, work=job.work.absolute())  # the worker runs in a folder of its own
-        with _disk_faults_explained(job.work):
-            return self._compile(job, tools)
-
-    def _compile(self, job: CompileJob, tools: VendorTools) -> Compiled:
-        for warning in check_before(job, tools, self._requirements):
-            job.report(f"dfc: {warning}")
-        job.work.mkdir(parents=True, exist_ok=True)
-        with _alone(job.work):
-            graphs = {graph: _Graph(job, tools, graph) for graph in GRAPHS}
+        with self.at_work(job) as (job, tools):
+            graphs = {graph: GraphSteps(job, tools, graph) for graph in GRAPHS}
             # Both graphs are parsed and both recipes rendered before the first long step.
             for each in graphs.values():
                 each.translate()
@@ -164,7 +162,26 @@ class DataflowCompiler:
                 each.compile()
             return self._collect(job, graphs)
 
-    def _collect(self, job: CompileJob, graphs: Mapping[str, "_Graph"]) -> Compiled:
+    @contextlib.contextmanager
+    def at_work(self, job: CompileJob) -> Iterator[tuple[CompileJob, VendorTools]]:
+        """Check what long work needs, and keep others out of the job's work folder meanwhile.
+
+        Yields:
+            The job, its work folder made and absolute, and the vendor's tools.
+
+        Raises:
+            CompileError: a check failed, another run is at work there, or a file cannot be read or written inside.
+        """
+        tools = self._tools
+        job = replace(job, work=job.work.absolute())  # the worker runs in a folder of its own
+        with _disk_faults_explained(job.work):
+            for warning in check_before(job, tools, self._requirements):
+                job.report(f"dfc: {warning}")
+            job.work.mkdir(parents=True, exist_ok=True)
+            with _alone(job.work):
+                yield job, tools
+
+    def _collect(self, job: CompileJob, graphs: Mapping[str, "GraphSteps"]) -> Compiled:
         files = [f"{graph}.{kind}" for kind in ("hef", "alls") for graph in graphs]
         for name in files:
             shutil.copyfile(job.work / name, job.output / name)
@@ -210,14 +227,15 @@ def _alone(work: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Arrays:
+class GraphArrays:
     """Arrays of one calibration set for one graph's inputs, and the array with the filled slots of each row."""
 
     inputs: tuple[Path, ...]
     lengths: Path | None
 
     @classmethod
-    def of(cls, folder: Path, graph: str, holdout: bool) -> "_Arrays":
+    def of(cls, folder: Path, graph: str, holdout: bool) -> "GraphArrays":
+        """Those of "encoder" or "decoder" in a calibration folder."""
         files = HOLDOUT if holdout else CALIBRATION
         if graph == "encoder":
             return cls((folder / files.mel,), None)
@@ -225,15 +243,22 @@ class _Arrays:
 
     @property
     def rows(self) -> int:
+        """How many there are."""
         return len(np.load(self.inputs[0], mmap_mode="r", allow_pickle=False))
 
     def digests(self) -> dict[str, str]:
+        """File name -> sha256."""
         paths = self.inputs if self.lengths is None else (*self.inputs, self.lengths)
         return {path.name: sha256_file(path) for path in paths}
 
 
-class _Graph:
-    """One graph on its way through the steps."""
+class GraphSteps:
+    """One graph on its way through the steps.
+
+    Attributes:
+        measurements: what each step took, by its action.
+        snr_db: of the graph's outputs on the holdout, once it is measured.
+    """
 
     def __init__(self, job: CompileJob, tools: VendorTools, graph: str) -> None:
         self._job = job
@@ -247,20 +272,24 @@ class _Graph:
         self.measurements: dict[str, Any] = {}
         self.snr_db = float("nan")
 
-    def translate(self) -> None:
-        """Parse the exported graph."""
+    def translate(self, further: Sequence[str] = ()) -> None:
+        """Parse the exported graph.
+
+        Args:
+            further: names of inner nodes whose results are to be outputs too.
+        """
         model, path = self._model, self._path
         made_by = {name: node.name for node in model.graph.node for name in node.output}
         self._step(
             "translate",
-            {"graph": sha256_file(path)},
+            {"graph": sha256_file(path)} | ({"further": list(further)} if further else {}),
             {"har": "translated.har"},
             {
                 "arch": self._job.plan.arch,
                 "graph": str(path.absolute()),
                 "net_name": net_name(self._job.plan.variant, self._graph),
                 "start_nodes": [value.name for value in model.graph.input],
-                "end_nodes": [made_by[value.name] for value in model.graph.output],
+                "end_nodes": list(dict.fromkeys([*(made_by[value.name] for value in model.graph.output), *further])),
                 "input_shapes": {
                     value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
                     for value in model.graph.input
@@ -271,13 +300,17 @@ class _Graph:
 
     def render(self) -> None:
         """Write the model script for the parsed network."""
+        self._render(self._model, None)
+
+    def _render(self, model: onnx.ModelProto, own_ends: Collection[str] | None) -> None:
+        """As `render`, of a model that is the exported graph but for further outputs."""
         job, graph = self._job, self._graph
         network = json.loads(self._file("network.json").read_text(encoding="utf-8"))["layers"]
         layers = [VendorLayer(entry["name"], entry["type"], tuple(entry["original_names"])) for entry in network]
-        mapping = map_layers(layers, self._model, net_name(job.plan.variant, graph))
-        rows = _Arrays.of(job.calibration, graph, holdout=False).rows
+        mapping = map_layers(layers, model, net_name(job.plan.variant, graph))
+        rows = GraphArrays.of(job.calibration, graph, holdout=False).rows
         recipe = getattr(job.recipe, graph)
-        self._script = render_model_script(recipe, graph, layers, mapping, rows, job.plan.arch)
+        self._script = render_model_script(recipe, graph, layers, mapping, rows, job.plan.arch, own_ends)
         for warning in self._script.warnings:
             job.report(f"dfc: {warning}")
         _write(self._file("alls"), self._script.text.encode("utf-8"))
@@ -285,7 +318,7 @@ class _Graph:
     def optimise(self) -> None:
         """Quantise by the model script."""
         assert self._script is not None  # noqa: S101 - rendered before
-        arrays = _Arrays.of(self._job.calibration, self._graph, holdout=False)
+        arrays = GraphArrays.of(self._job.calibration, self._graph, holdout=False)
         rows = self._script.calibration_rows
         self._step(
             "optimise",
@@ -302,7 +335,7 @@ class _Graph:
 
     def measure(self) -> None:
         """Measure what the quantisation costs on the holdout."""
-        arrays = _Arrays.of(self._job.calibration, self._graph, holdout=True)
+        arrays = GraphArrays.of(self._job.calibration, self._graph, holdout=True)
         self._step(
             "measure",
             {"optimise": self._keys["optimise"]} | arrays.digests(),

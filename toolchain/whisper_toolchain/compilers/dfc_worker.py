@@ -26,6 +26,8 @@ from typing import Any
 Job = dict[str, Any]
 Say = Callable[[str], None]
 
+ROWS_AT_A_TIME = 4  # of a network with an output for every layer, which for base's encoder are 100 MB a row
+
 
 def translate(job: Job, say: Say) -> dict[str, Any]:
     """Parse the ONNX graph `graph` for `arch` and save it as `har`; return the parsed network's layers."""
@@ -77,6 +79,60 @@ def measure(job: Job, say: Say) -> dict[str, Any]:
     return {"snr_db": signal_to_noise(native, quantised, rows, lengths)}
 
 
+def look(job: Job, say: Say) -> dict[str, Any]:
+    """Run the network `translated` in float on the first row of the arrays; save its outputs, as they come.
+
+    They go to `native`, an .npz of float32 arrays (1, ..., channels), named arr_0, arr_1, ...
+    """
+    import numpy as np
+    from hailo_sdk_client import ClientRunner, InferenceContext
+
+    runner = ClientRunner(har=job["translated"])
+    data = match_arrays(runner, job["arrays"], 1)
+    with runner.infer_context(InferenceContext.SDK_NATIVE) as opened:
+        outputs = as_list(runner.infer(opened, data))
+    say(f"{len(outputs)} outputs on one held-out window")
+    np.savez(job["native"], *(np.asarray(output, np.float32) for output in outputs))
+    return {}
+
+
+def measure_layers(job: Job, say: Say) -> dict[str, Any]:
+    """Compare outputs of the quantised network `optimised` with the float one's on the first `rows` held-out rows.
+
+    A few rows are run at a time, and the float outputs wait for the quantised ones in files below `work_dir`, so that
+    memory does not grow with the rows.
+
+    Each entry of `wanted` is {"output": number, "slots": [before, slots, after] or null}. With `slots`, a row of the
+    output is cut into these three axes, and only so many slots count as `lengths` says for the row.
+
+    Returns `sums`, for each of `wanted`: sum of squares of the float values, sum of squares of the differences.
+    """
+    import numpy as np
+    from hailo_sdk_client import ClientRunner, InferenceContext
+
+    runner = ClientRunner(har=job["optimised"])
+    data = match_arrays(runner, job["arrays"], job["rows"])
+    rows = len(next(iter(data.values())))
+    lengths = None if job["lengths"] is None else [int(n) for n in np.load(job["lengths"], allow_pickle=False)]
+    say(f"{len(job['wanted'])} layers on {rows} held-out windows, in float and quantised")
+    sums = [[0.0, 0.0] for _ in job["wanted"]]
+    for context in (InferenceContext.SDK_NATIVE, InferenceContext.SDK_QUANTIZED):
+        with runner.infer_context(context) as opened:
+            for start in range(0, rows, ROWS_AT_A_TIME):
+                some = {name: array[start : start + ROWS_AT_A_TIME] for name, array in data.items()}
+                outputs = as_list(runner.infer(opened, some))
+                for index, wanted in enumerate(job["wanted"]):
+                    path = os.path.join(job["work_dir"], f"{start}.{index}.npy")  # noqa: PTH118 - plain names
+                    if context == InferenceContext.SDK_NATIVE:
+                        np.save(path, np.asarray(outputs[wanted["output"]], np.float32), allow_pickle=False)
+                        continue
+                    native = np.load(path, mmap_mode="r", allow_pickle=False)
+                    some_lengths = None if lengths is None else lengths[start : start + ROWS_AT_A_TIME]
+                    found = squares(native, outputs[wanted["output"]], wanted["slots"], some_lengths)
+                    sums[index] = [total + more for total, more in zip(sums[index], found, strict=True)]
+    return {"sums": sums}
+
+
 def compile_hef(job: Job, say: Say) -> dict[str, Any]:
     """Compile the network `optimised` to `hef` and save what the compiler found out as `har`."""
     from hailo_sdk_client import ClientRunner
@@ -117,7 +173,15 @@ def serve(job: Job, say: Say) -> dict[str, Any]:
     return {}
 
 
-ACTIONS = {"translate": translate, "optimise": optimise, "measure": measure, "compile": compile_hef, "serve": serve}
+ACTIONS = {
+    "translate": translate,
+    "optimise": optimise,
+    "measure": measure,
+    "look": look,
+    "measure_layers": measure_layers,
+    "compile": compile_hef,
+    "serve": serve,
+}
 
 
 def describe_layers(runner: Any) -> list[dict[str, Any]]:
@@ -193,6 +257,36 @@ def signal_to_noise(native: list[Any], quantised: list[Any], rows: int, lengths:
     if signal == 0.0:
         return math.nan
     return math.inf if noise == 0.0 else 10.0 * math.log10(signal / noise)
+
+
+def as_list(outputs: Any) -> list[Any]:
+    """What `infer` returned, as a list: of one output it returns the array alone."""
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def squares(native: Any, quantised: Any, slots: list[int] | None, lengths: list[int] | None) -> list[float]:
+    """Sums of squares of the float values of some rows of one output, and of their differences to the quantised ones.
+
+    Args:
+        native, quantised: arrays (rows, ...).
+        slots: how a row is cut into (before, slots, after); None if all of it counts.
+        lengths: how many slots of each row count; needed with `slots`.
+
+    Raises:
+        ValueError: the two do not have the same shape.
+    """
+    import numpy as np
+
+    if np.shape(native) != np.shape(quantised):
+        raise ValueError(f"a quantised output has the shape {np.shape(quantised)}, the float one {np.shape(native)}")
+    signal = noise = 0.0
+    for row, (reference, other) in enumerate(zip(native, quantised, strict=True)):
+        one, two = np.asarray(reference, np.float64), np.asarray(other, np.float64)
+        if slots is not None and lengths is not None:
+            one, two = (array.reshape(slots)[:, : lengths[row]] for array in (one, two))
+        signal += float(np.square(one).sum())
+        noise += float(np.square(one - two).sum())
+    return [signal, noise]
 
 
 def peak_memory() -> int:

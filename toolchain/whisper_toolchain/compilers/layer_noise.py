@@ -6,6 +6,8 @@ Two ratios for every layer's result, against the float graph on the same speech:
     snr_db       the whole graph is quantised: with the noise of all that came before
 
 A damaged layer shows in the first one by itself; the second one stays low from there on.
+
+This is the emulator's. Hailo's compiler can only tell the second one (`compilers.dfc_layer_noise`).
 """
 
 import math
@@ -36,8 +38,8 @@ class LayerNoise:
         graph: "encoder" or "decoder".
         layer: its name.
         bits: what it is quantised to.
-        own_snr_db: of what it adds itself, in dB; None if it adds nothing.
-        snr_db: of all noise up to here, in dB; None if there is none.
+        own_snr_db: of what it adds itself, in dB; None if it adds nothing, or if that cannot be told.
+        snr_db: of all noise up to here, in dB; None if there is none, or no figure.
     """
 
     graph: str
@@ -98,27 +100,36 @@ def layer_noise(
             prepared.name,
             layer.name,
             recipe.emulated_bits(layer.name),
-            _finite(own[index].decibels),
-            _finite(whole[index].decibels),
+            finite(own[index].decibels),
+            finite(whole[index].decibels),
         )
         for index, layer in enumerate(layers)
     ]
     return noisiest(found)
 
 
-def noisiest(found: Iterable[LayerNoise]) -> list[LayerNoise]:
-    """The layers by the noise that they add, most first."""
-    return sorted(found, key=lambda noise: math.inf if noise.own_snr_db is None else noise.own_snr_db)
+def noisiest(found: Iterable[LayerNoise], by: str = "own_snr_db") -> list[LayerNoise]:
+    """The layers by one of their ratios, the noisiest first; those without a figure last."""
+
+    def ratio(noise: LayerNoise) -> float:
+        figure: float | None = getattr(noise, by)
+        return math.inf if figure is None else figure
+
+    return sorted(found, key=ratio)
+
+
+def has_slots(layer: str, graph: str) -> bool:
+    """Whether the last axis but one of a layer's result, in the exported graph, is the decoder's slots."""
+    return graph == "decoder" and not layer.endswith((".cross_attn.key", ".cross_attn.value"))
 
 
 def _used(layer: QuantisedLayer, graph: str, length: int) -> tuple[Any, ...]:
-    """The part of a layer's result that counts: all but the last axis' channels are slots in the decoder."""
-    if graph == "encoder" or layer.name.endswith((".cross_attn.key", ".cross_attn.value")):
-        return (...,)
-    return (..., slice(length), slice(None))
+    """The part of a layer's result that counts: the filled slots, where it has slots."""
+    return (..., slice(length), slice(None)) if has_slots(layer.name, graph) else (...,)
 
 
-def _finite(decibels: float) -> float | None:
+def finite(decibels: float) -> float | None:
+    """A ratio, or None if it is infinite or NaN, for which JSON has no number."""
     return decibels if math.isfinite(decibels) else None
 
 

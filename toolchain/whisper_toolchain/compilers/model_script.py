@@ -5,7 +5,7 @@ numbers of the network as it was parsed, each under a comment with the model's o
 their own, as in the reference's scripts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from whisper_toolchain.compilers.vendor_layers import VendorLayer
@@ -37,6 +37,7 @@ def render_model_script(
     layers: Mapping[str, tuple[str, ...]],
     rows: int,
     arch: str,
+    own_ends: Collection[str] | None = None,
 ) -> ModelScript:
     """Render one graph's recipe.
 
@@ -50,6 +51,9 @@ def render_model_script(
         layers: what `map_layers` returned for them.
         rows: rows of the calibration set.
         arch: such as "hailo8".
+        own_ends: None for a network that is compiled. For one that has further outputs, only to be looked into: the
+            ONNX names of the graph's own outputs. It is not fine-tuned, which takes hours, and further outputs have
+            the bits of their layers.
 
     Raises:
         RecipeError: a pattern names no layer of the parsed network, a layer would get 16 bits that the architecture
@@ -68,7 +72,11 @@ def render_model_script(
 
     warnings = []
     calibration_rows, finetune_rows = min(recipe.calibration.rows, rows), min(recipe.finetune.rows, rows)
-    if rows < max(recipe.calibration.rows, recipe.finetune.rows):
+    if own_ends is not None:
+        finetune_rows = 0
+        if rows < recipe.calibration.rows:
+            warnings.append(f"{graph}: the recipe calibrates on {recipe.calibration.rows} windows, the set has {rows}")
+    elif rows < max(recipe.calibration.rows, recipe.finetune.rows):
         warnings.append(
             f"{graph}: the recipe calibrates on {recipe.calibration.rows} windows and fine-tunes on "
             f"{recipe.finetune.rows}; the calibration set has {rows}, so fewer are used and accuracy will suffer: "
@@ -79,7 +87,10 @@ def render_model_script(
         "model_optimization_flavor(optimization_level=2, compression_level=0)",
         "model_optimization_config(calibration, "
         f"batch_size={min(recipe.calibration.batch, rows)}, calibset_size={calibration_rows})",
-        _finetune(recipe, finetune_rows, rows),
+        # Said, for the flavor's level 2 fine-tunes unasked.
+        "post_quantization_optimization(finetune, policy=disabled)"
+        if own_ends is not None
+        else _finetune(recipe, finetune_rows, rows),
     ]
     if recipe.separate_additions:
         lines += [
@@ -98,8 +109,9 @@ def render_model_script(
             "bit_decomposition_mode=uniform_precision, equalization=disabled)"
         )
     lines += [
+        # Without it in a network to be looked into: the ratios of dozens of outputs, under numbers that say nothing.
         "# log the signal-to-noise ratio of each output",
-        "model_optimization_config(checker_cfg, policy=enabled)",
+        f"model_optimization_config(checker_cfg, policy={'enabled' if own_ends is None else 'disabled'})",
     ]
     for layer in vendor:
         names = layers.get(layer.name, ())
@@ -111,9 +123,23 @@ def render_model_script(
             warnings.append(f"{graph}: {others}: gets 16 bits too, being one layer with {', '.join(wide)}")
         lines += [f"# {', '.join(names)}", f"quantization_param({layer.short_name}, {SIXTEEN_BIT})"]
     if recipe.sixteen_bit_outputs:
-        lines += ["# the graph's outputs", f"quantization_param({{output_layer*}}, {SIXTEEN_BIT})"]
+        outputs = ["{output_layer*}"] if own_ends is None else _outputs_of(vendor, own_ends)
+        lines += ["# the graph's outputs", *(f"quantization_param({output}, {SIXTEEN_BIT})" for output in outputs)]
+        if not outputs:
+            warnings.append(
+                f"{graph}: the parsed network does not say which outputs are the graph's own: they do not get 16 bits"
+            )
     lines += _compilation(recipe)
     return ModelScript("".join(f"{line}\n" for line in lines), max(calibration_rows, finetune_rows), tuple(warnings))
+
+
+def _outputs_of(vendor: Sequence[VendorLayer], ends: Collection[str]) -> list[str]:
+    """The output layers that came from one of these ONNX names."""
+    return [
+        layer.short_name
+        for layer in vendor
+        if layer.kind == "output_layer" and not set(ends).isdisjoint(layer.original_names)
+    ]
 
 
 def sixteen_bit_layers(script: str) -> list[str]:

@@ -67,11 +67,17 @@ def expected_layers(model: onnx.ModelProto) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for layer in find_layers(model):
         found[PRODUCT if layer.weight is None else CONVOLUTION].append(layer.name)
-    for node in model.graph.node:
-        layer_name = layer_of(node.name)
-        if node.op_type == "Add" and layer_name.endswith((".residual", ".mask", ".positional")):
-            found[ADDITION].append(layer_name)
+    found[ADDITION] += additions(model)
     return found
+
+
+def additions(model: onnx.ModelProto) -> dict[str, str]:
+    """The additions of activations that are layers: name -> tensor of the sum, in the graph's order."""
+    return {
+        layer_of(node.name): node.output[0]
+        for node in model.graph.node
+        if node.op_type == "Add" and layer_of(node.name).endswith((".residual", ".mask", ".positional"))
+    }
 
 
 def _by_name(
@@ -115,12 +121,16 @@ def _by_order(
 
 
 def _merged(names: Sequence[str], model: onnx.ModelProto) -> list[tuple[str, ...]]:
-    """Layers with a weight that read the same inner tensor become one; those that read a graph input do not."""
+    """Layers with a weight that read the same inner tensor become one.
+
+    Not those that read a graph input, and not those whose result is an output, such as the parts of the vocabulary.
+    """
     inputs = {value.name for value in model.graph.input}
-    source = {layer.name: layer.activations[0] for layer in find_layers(model) if layer.weight is not None}
-    parts = {name for name in names if name.startswith("decoder.vocabulary.")}  # too large to be one layer
+    outputs = {value.name for value in model.graph.output}
+    layers = {layer.name: layer for layer in find_layers(model) if layer.weight is not None}
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        alone = source[name] in inputs or name in parts
-        groups[name if alone else source[name]].append(name)
+        source = layers[name].activations[0]
+        alone = source in inputs or layers[name].result in outputs
+        groups[name if alone else source].append(name)
     return [tuple(group) for group in groups.values()]

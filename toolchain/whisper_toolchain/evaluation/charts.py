@@ -159,21 +159,30 @@ def _rate(clips: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def layer_noise(noise: Mapping[str, Any]) -> Markup:
-    """The noise that each layer adds, the first ones most, and the line that gives a layer 16 bits in the recipe."""
+    """The noise by layer, the noisiest first, and the line that gives a layer 16 bits in the recipe.
+
+    A bar is what the layer adds itself. Hailo's compiler does not tell that: there it is all noise up to the layer.
+    """
     layers = noise["layers"]
-    greatest = max([*(layer["own_snr_db"] for layer in layers if _is_figure(layer["own_snr_db"])), SENSITIVE_DB])
-    shown = _bars((part for layer in layers[:_MOST_LAYERS] for part in _layer(layer, greatest)), "layers")
+    by = noise_key(noise)
+    greatest = max([*(layer[by] for layer in layers if _is_figure(layer[by])), SENSITIVE_DB])
+    shown = _bars((part for layer in layers[:_MOST_LAYERS] for part in _layer(layer, by, greatest)), "layers")
     if len(layers) <= _MOST_LAYERS:
         return shown
-    rest = _bars((part for layer in layers[_MOST_LAYERS:] for part in _layer(layer, greatest)), "layers")
+    rest = _bars((part for layer in layers[_MOST_LAYERS:] for part in _layer(layer, by, greatest)), "layers")
     return Markup("{}<details><summary>{} layers with less noise</summary>{}</details>").format(
         shown, len(layers) - _MOST_LAYERS, rest
     )
 
 
-def _layer(layer: Mapping[str, Any], greatest: float) -> list[Markup]:
-    own, whole = layer["own_snr_db"], layer["snr_db"]
-    figure = decibels(own)
+def noise_key(noise: Mapping[str, Any]) -> str:
+    """The key of the ratio that a list of layers is about, and sorted by."""
+    return "snr_db" if noise.get("compiler") == "dfc" else "own_snr_db"
+
+
+def _layer(layer: Mapping[str, Any], by: str, greatest: float) -> list[Markup]:
+    ratio, whole = layer[by], layer["snr_db"]
+    figure = decibels(ratio)
     tag = Markup(' <span class="tag">{} with the noise before it</span>').format(decibels(whole))
     return [
         Markup('<div class="wide"><b>{}</b> <small>{}, {} bits, <code>{}</code></small>{}</div>').format(
@@ -181,9 +190,13 @@ def _layer(layer: Mapping[str, Any], greatest: float) -> list[Markup]:
             layer["graph"],
             layer["bits"],
             layer["recipe_line"],
-            tag if whole is not None and whole < SENSITIVE_DB else "",
+            tag if by != "snr_db" and whole is not None and whole < SENSITIVE_DB else "",
         ),
-        bar(own if _is_figure(own) else greatest if own == math.inf else 0.0, greatest, f"{layer['layer']}: {figure}"),
+        bar(
+            ratio if _is_figure(ratio) else greatest if ratio == math.inf else 0.0,
+            greatest,
+            f"{layer['layer']}: {figure}",
+        ),
         Markup('<span class="figure">{}</span>').format(figure),
     ]
 

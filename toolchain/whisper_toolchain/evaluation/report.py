@@ -65,11 +65,7 @@ def render_report(result: Mapping[str, Any], recordings: Mapping[str, Path]) -> 
         ]
     noise = result.get("layer_noise")
     if noise:
-        note = (
-            "What each layer adds itself, its input in float: signal-to-noise ratio against float on "
-            f"{counted(noise['clips'], 'window')} that did not calibrate, most noise first."
-        )
-        parts.append(_section("Noise by layer", charts.layer_noise(noise), note))
+        parts.append(_section("Noise by layer", charts.layer_noise(noise), _noise_note(noise)))
     parts += [_clips(result, recordings), _left_out(result), _section("To repeat it", _facts(result))]
     title = f"Evaluation of {bundle['name']}" + (" (EMULATED)" if bundle["emulated"] else "")
     return page(title, parts, join((charts.STYLE, _STYLE)))
@@ -79,6 +75,17 @@ _LADDER_NOTE = (
     "Dot: word error rate. Band: its 95 % interval, of a bootstrap over the recordings. Upright line: the rung that it "
     "is compared with."
 )
+
+
+def _noise_note(noise: Mapping[str, Any]) -> str:
+    """What the figures of a list of layers are."""
+    windows = f"{counted(noise['clips'], 'window')} that did not calibrate, most noise first."
+    if charts.noise_key(noise) == "own_snr_db":
+        return f"What each layer adds itself, its input in float: signal-to-noise ratio against float on {windows}"
+    return (
+        "Of Hailo's compiler, on this CPU: signal-to-noise ratio of its quantised network against its float one, with "
+        f"all noise up to each layer, before fine-tuning, on {windows}"
+    )
 
 
 def _section(title: str, content: Markup, note: str = "") -> Markup:

@@ -57,6 +57,8 @@ _LAYER = {
     "own_snr_db": _Decibels(),
     "snr_db": _Decibels(),
 }
+# Without "compiler" it is the emulator's.
+_LAYER_NOISE = {"clips": int, "layers": [_LAYER], "compiler": _Optional(str)}
 _RESULT = {
     "bundle": {"name": str, "version": _Optional(str), "digest": _Optional(str), "emulated": bool},
     "dataset": {
@@ -79,7 +81,7 @@ _RESULT = {
     "command": _Optional(str),
     "rungs": [{"name": str, "status": str, "changed": str, "reason": _Optional(str)}],
     "verdict": str,
-    "layer_noise": _Optional({"clips": int, "layers": [_LAYER]}),
+    "layer_noise": _Optional(_LAYER_NOISE),
 }
 
 
@@ -111,6 +113,11 @@ def read_result(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise EvaluationError(f"{path}: not the result of an evaluation: {error}") from error
     return data
+
+
+def check_layer_noise(value: Any) -> None:
+    """Raise ValueError, which says where, unless a value is a list of layers with their noise."""
+    _check(value, _LAYER_NOISE, "")
 
 
 def measured_rungs(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from whisper_runtime.evaluation.code_digest import code_digest
 from whisper_runtime.evaluation.ladder import LADDER
 from whisper_runtime.evaluation.record import add_evaluation, record
 from whisper_runtime.evaluation.rung import MISSING, RungRun, measure_rung, open_journal
-from whisper_runtime.evaluation.summary import describe_bundle, layer_noise, summarise
+from whisper_runtime.evaluation.summary import describe_bundle, summarise
 from whisper_runtime.evaluation.table import table
 from whisper_runtime.measuring import Clip
 
@@ -25,6 +25,7 @@ from whisper_toolchain import __version__, third_party
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import EvaluationError
 from whisper_toolchain.evaluation.dfc_backend import DfcNetworks
+from whisper_toolchain.evaluation.noise_file import noise_to_show
 from whisper_toolchain.evaluation.report import render_report
 from whisper_toolchain.evaluation.rungs import STOCK, STOCK_OPTIONS, Rungs, parse_rungs
 from whisper_toolchain.shape_plan import ShapePlan
@@ -137,7 +138,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
         toolchain=__version__,
         git_revision=git_revision(workspace.root),
         versions=installed_versions(*_VERSIONS) | {"python": platform.python_version()},
-        layer_noise=layer_noise(bundle) if isinstance(bundle, Bundle) else None,
+        layer_noise=noise_to_show(workspace, plan, exported, bundle, report) if isinstance(bundle, Bundle) else None,
     )
     report(table(result))
     write_atomically(output, [json.dumps(result, indent=1, sort_keys=True).encode() + b"\n"])
