@@ -58,7 +58,7 @@ help:
 	@echo
 	@echo 'stages:   fetch export calibrate compile bundle demo'
 	@echo 'more:     audio (LibriSpeech dev-clean), package (bundle as tar.gz), eval (word error rate on every rung; SPEECH=, LIMIT=, RUNGS=),'
-	@echo '          tune-recipe (the fewest 16-bit layers; WER=points or SNR=dB),'
+	@echo '          tune-recipe (few 16-bit layers that are enough; WER=points or SNR=dB),'
 	@echo '          layer-noise (which layers lose most; with the DFC a second optimisation, without it the emulated bundle'\''s list),'
 	@echo '          compare A=old.json B=new.json (what changed between two evaluations),'
 	@echo '          doctor (what is installed, what fits together; JSON=1 for machines),'

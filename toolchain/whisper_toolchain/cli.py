@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--no-drafts", action="store_true", help="decode token by token: slower, the runtime's times")
     with_folders(command, "checkpoint", "export", "artifacts")
     command = with_dataset(
-        with_plan(add("tune-recipe", _tune_recipe, "Find the fewest 16-bit layers that are good enough, emulated."))
+        with_plan(add("tune-recipe", _tune_recipe, "Find few 16-bit layers that are good enough, emulated."))
     )
     command.add_argument("--snr", type=float, metavar="DB", help="of features and logits against float, in dB")
     command.add_argument("--wer", type=float, metavar="POINTS", help="above the float graphs (default: 1)")

@@ -1,4 +1,4 @@
-"""Tune a recipe: the fewest 16-bit layers that meet a word error rate or a signal-to-noise ratio on the emulator."""
+"""Tune a recipe: few 16-bit layers that meet a word error rate or a signal-to-noise ratio on the emulator."""
 
 import math
 from collections.abc import Mapping

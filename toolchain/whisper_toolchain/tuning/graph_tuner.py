@@ -1,7 +1,8 @@
-"""Finds the fewest layers of one graph that need 16 bits for a signal-to-noise ratio of its output.
+"""Finds few layers of one graph that, with 16 bits, give its output a wanted signal-to-noise ratio.
 
 What a layer costs is measured at the graph's output: with that layer alone at 8 bits and all else in float. Noise of
-different layers is nearly independent, so it adds up, and the layers that cost most come first.
+different layers is nearly independent, so it adds up, and the layers that cost most come first. Were it independent, no
+smaller set would do.
 """
 
 import dataclasses
