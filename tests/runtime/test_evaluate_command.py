@@ -86,6 +86,20 @@ def test_an_emulated_bundle_without_torch(listed, bundle, tmp_path, capsys):
     assert list((tmp_path / "cache" / "hailo-whisper" / "evaluation").glob("*.jsonl"))
 
 
+def test_without_jiwer_it_is_one_line_that_says_what_to_install(listed, bundle):
+    code = WITHOUT_TORCH.replace('"torch", ', '"jiwer", ')
+    process = subprocess.run(
+        [sys.executable, "-c", code, "evaluate", str(listed), "--bundle", str(bundle)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "word error rates need" in process.stderr
+    assert "pip install jiwer" in process.stderr
+    assert process.stderr.count("\n") == 1
+
+
 def test_the_toolchain_writes_the_same_document(listed, workspace, bundle, tiny_en_plan, tmp_path, capsys):
     wanted = Wanted(listed, rungs="emulated", bundle=bundle, output=tmp_path / "host.json")
     host = evaluate_rungs(workspace, tiny_en_plan, wanted, report=lambda _: None)

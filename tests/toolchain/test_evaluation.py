@@ -22,7 +22,8 @@ from onnx.external_data_helper import ExternalDataInfo
 from whisper_runtime import manifest as manifest_format
 from whisper_runtime.audio import load_audio
 from whisper_runtime.bundle import Bundle
-from whisper_runtime.evaluation.metrics import compare, difference, probability, score
+from whisper_runtime.evaluation.metrics import compare, difference, score
+from whisper_runtime.evaluation.table import probability
 from whisper_runtime.measuring import Clip, Journal, measure
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.cli import main

@@ -168,11 +168,6 @@ def difference(clips: Sequence[Counted], others: Sequence[Counted]) -> Differenc
     return Difference(100.0 * int(extra.sum()) / int(words.sum()), low, high, _by_chance(extra))
 
 
-def probability(p: float) -> str:
-    """A difference's probability for a person, such as "p 0.03"."""
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}" if p < 0.01 else f"p {p:.2f}"
-
-
 def _by_chance(extra: np.ndarray) -> float:
     """The share of random swaps, of the clips' two transcripts, that give as large a sum of extra errors."""
     random = np.random.default_rng(SEED)

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from whisper_runtime.evaluation.metrics import probability
-
 
 def table(result: Mapping[str, Any]) -> str:
     """The ladder with its figures, then what is missing, what could not be read, and the verdict."""
@@ -54,6 +52,11 @@ def table(result: Mapping[str, Any]) -> str:
     if dataset["without_text"]:
         lines.append(f"left out: {dataset['without_text']} recordings without a transcript")
     return "\n".join([*lines, result["verdict"]])
+
+
+def probability(p: float) -> str:
+    """A difference's probability for a person, such as "p 0.03"."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}" if p < 0.01 else f"p {p:.2f}"
 
 
 def _sensors(device: Mapping[str, Any]) -> str:

@@ -73,7 +73,13 @@ _HEARTBEAT_SECONDS = 600.0
 _CODE: Mapping[str, Sequence[Callable[..., Any]]] = {
     "translate": (dfc_worker.translate, dfc_worker.describe_layers),
     "optimise": (dfc_worker.optimise, dfc_worker.match_arrays),
-    "measure": (dfc_worker.measure, dfc_worker.match_arrays, dfc_worker.signal_to_noise),
+    "measure": (
+        dfc_worker.measure,
+        dfc_worker.match_arrays,
+        dfc_worker.as_list,
+        dfc_worker.signal_to_noise,
+        dfc_worker.squares,
+    ),
     "look": (dfc_worker.look, dfc_worker.match_arrays, dfc_worker.as_list),
     "measure_layers": (
         dfc_worker.measure_layers,

@@ -74,8 +74,8 @@ def measure(job: Job, say: Say) -> dict[str, Any]:
     outputs = []
     for context in (InferenceContext.SDK_NATIVE, InferenceContext.SDK_QUANTIZED):
         with runner.infer_context(context) as opened:
-            outputs.append(runner.infer(opened, data))
-    native, quantised = (list(item) if isinstance(item, (list, tuple)) else [item] for item in outputs)
+            outputs.append(as_list(runner.infer(opened, data)))
+    native, quantised = outputs
     return {"snr_db": signal_to_noise(native, quantised, rows, lengths)}
 
 
@@ -163,9 +163,10 @@ def serve(job: Job, say: Say) -> dict[str, Any]:
         say("ready")
         for line in requests:
             request = json.loads(line)
-            found = runner.infer(opened, match_arrays(runner, request["inputs"], None))
             paths = []
-            for number, array in enumerate(found if isinstance(found, (list, tuple)) else [found]):
+            for number, array in enumerate(
+                as_list(runner.infer(opened, match_arrays(runner, request["inputs"], None)))
+            ):
                 paths.append(f"{request['output']}.{number}.npy")
                 np.save(paths[-1], np.asarray(array, np.float32), allow_pickle=False)
             answers.write(json.dumps({"outputs": paths}) + "\n")
@@ -248,12 +249,9 @@ def signal_to_noise(native: list[Any], quantised: list[Any], rows: int, lengths:
     signal = noise = 0.0
     for reference, other in zip(native, quantised, strict=True):
         channels = np.shape(reference)[-1]
-        reference = np.asarray(reference, np.float64).reshape(rows, -1, channels)
-        other = np.asarray(other, np.float64).reshape(rows, -1, channels)
-        for row in range(rows):
-            used = slice(None if lengths is None else lengths[row])
-            signal += float(np.square(reference[row, used]).sum())
-            noise += float(np.square(reference[row, used] - other[row, used]).sum())
+        one, two = (np.reshape(array, (rows, -1, channels)) for array in (reference, other))
+        more = squares(one, two, [1, -1, channels], lengths)
+        signal, noise = signal + more[0], noise + more[1]
     if signal == 0.0:
         return math.nan
     return math.inf if noise == 0.0 else 10.0 * math.log10(signal / noise)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
-from whisper_runtime.evaluation.metrics import probability
+from whisper_runtime.evaluation.table import probability
 from whisper_runtime.evaluation.verdict import first_broken
 
 from whisper_toolchain.evaluation.result import measured_rungs

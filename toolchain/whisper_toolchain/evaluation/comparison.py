@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whisper_runtime.evaluation.metrics import difference, probability
+from whisper_runtime.evaluation.metrics import difference
+from whisper_runtime.evaluation.table import probability
 
 from whisper_toolchain.evaluation.clip_choice import key
 from whisper_toolchain.evaluation.result import measured_rungs

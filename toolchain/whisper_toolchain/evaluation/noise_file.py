@@ -9,9 +9,9 @@ from whisper_runtime.evaluation.summary import layer_noise
 
 from whisper_toolchain.download import Report
 from whisper_toolchain.evaluation.result import check_layer_noise
-from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage
+from whisper_toolchain.stages.export import graph_digests
 from whisper_toolchain.workspace import Workspace
 
 
@@ -52,9 +52,3 @@ def noise_to_show(
         report(f"evaluate: {path} is not shown, for it is of another {', '.join(stale)} than the bundle: {again}")
         return None
     return dict(data)
-
-
-def graph_digests(exported: Stage) -> dict[str, str]:
-    """File name -> sha256 of the two graphs that are compiled."""
-    digests = exported.digests()
-    return {name: digests[name] for name in (ENCODER, DECODER)}

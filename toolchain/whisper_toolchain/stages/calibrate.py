@@ -12,6 +12,7 @@ from whisper_toolchain.errors import DatasetError
 from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, code_digest, installed_versions, run_stage
+from whisper_toolchain.stages.export import graph_digests
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
 
@@ -76,7 +77,7 @@ def calibrate(
     utterances = speech.utterances()
     dataset_digest = datasets.digest(utterances)
     inputs = {
-        "export": {name: exported.digests()[name] for name in (ENCODER, DECODER)},  # the host decoder plays no part
+        "export": graph_digests(exported),
         "dataset": dataset_digest,
         "rows": [encoder_rows, decoder_rows],
         "seed": seed,

@@ -8,11 +8,11 @@ from whisper_toolchain.compilers import CompileJob
 from whisper_toolchain.compilers.choose import choose_compiler
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import CompileError
-from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.recipe import load_recipe
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, code_digest, run_stage
 from whisper_toolchain.stages.calibrate import array_digests
+from whisper_toolchain.stages.export import graph_digests
 from whisper_toolchain.workspace import Workspace
 
 LOG = "compile.log"
@@ -77,7 +77,7 @@ def compile_graphs(
             raise CompileError(f"{stage.folder} is for {stage.results['shape']}, not for {plan.shape_name}")
     recipe = load_recipe(plan.variant, plan.arch, recipe_path)
     inputs = {
-        "export": {name: exported.digests()[name] for name in (ENCODER, DECODER)},  # the host decoder plays no part
+        "export": graph_digests(exported),
         "calibration": array_digests(calibrated),
         "recipe": recipe.as_dict(),
         "arch": plan.arch,

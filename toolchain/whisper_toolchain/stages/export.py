@@ -7,6 +7,7 @@ from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import DatasetError
+from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage, code_digest, installed_versions, run_stage
 from whisper_toolchain.stages.fetch import CHECKPOINT
@@ -76,3 +77,9 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         return {"shape": plan.shape_name, "check": check_results, "clip": utterance.id}
 
     return run_stage("export", workspace.export(plan), inputs, make, report)
+
+
+def graph_digests(exported: Stage) -> dict[str, str]:
+    """File name -> sha256 of the two graphs that are compiled; the decoder for the host plays no part there."""
+    digests = exported.digests()
+    return {name: digests[name] for name in (ENCODER, DECODER)}

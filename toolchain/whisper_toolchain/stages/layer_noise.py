@@ -18,11 +18,12 @@ from whisper_toolchain.compilers.dfc_layer_noise import dfc_layer_noise
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import CompileError
 from whisper_toolchain.evaluation.charts import decibels, noise_key
-from whisper_toolchain.evaluation.noise_file import graph_digests, noise_file
+from whisper_toolchain.evaluation.noise_file import noise_file
 from whisper_toolchain.recipe import load_recipe
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stage import Stage
 from whisper_toolchain.stages.calibrate import array_digests
+from whisper_toolchain.stages.export import graph_digests
 from whisper_toolchain.workspace import Workspace
 
 _SHOWN = 15
