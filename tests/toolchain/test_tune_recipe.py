@@ -1,19 +1,26 @@
 """Tuning a recipe: the search on a toy Whisper, the search by words on made-up rates, patterns that name layers."""
 
 import dataclasses
+import json
 import math
 import re
+import shutil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from whisper_toolchain.errors import RecipeError
-from whisper_toolchain.recipe import GRAPHS, load_recipe, matches
+from whisper_toolchain.recipe import GRAPHS, matches
+from whisper_toolchain.stages.bundle import bundle
+from whisper_toolchain.stages.compile import compile_graphs
+from whisper_toolchain.stages.evaluate import Wanted, evaluate_rungs
 from whisper_toolchain.stages.tune_recipe import Target, search_by_words, tune_recipe
 from whisper_toolchain.tuning.graph_tuner import GraphTuner, as_patterns
 from whisper_toolchain.tuning.word_errors import Speech
 
 from tests.toy_job import EIGHT, prepared_toy
+
+CLIPS = ("1272-128104-0008", "19-198-0001", "spk1-snt4")
 
 
 @pytest.fixture(scope="module")
@@ -157,30 +164,57 @@ def test_a_target_is_one_finite_number(values):
 # Real weights and speech
 
 
-def test_tiny_en_by_words_of_two_recordings(tiny_en_bundle, workspace, tiny_en_plan, tmp_path):
-    """With a target that 8 bits meet, nothing has to be searched."""
+@pytest.fixture
+def own_build(new_workspace, workspace, tiny_en_bundle, tiny_en_plan):
+    """A workspace with tiny.en's weights, graphs and calibration set, where another recipe may be compiled."""
+    own = new_workspace()
+    for folder in (workspace.checkpoint(tiny_en_plan.variant), workspace.export(tiny_en_plan).parent):
+        shutil.copytree(folder, own.root / folder.relative_to(workspace.root), dirs_exist_ok=True)
+    return own
+
+
+def test_what_is_found_by_words_is_what_its_bundle_measures(
+    own_build, tiny_en_bundle, tiny_en_plan, recording, tmp_path
+):
+    listed = tmp_path / "speech.jsonl"
+    found = [recording(name) for name in CLIPS]
+    entries = [{"id": each.id, "audio": str(each.path), "text": each.text} for each in found]
+    entries.append({"id": "gone", "audio": "gone.wav", "text": "nothing"})
+    listed.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
     lines = []
     path = tune_recipe(
-        workspace,
-        tiny_en_plan,
-        Target(points=1000.0),
-        Speech(limit=2),
-        None,
-        tmp_path / "own.toml",
-        report=lines.append,
+        own_build, tiny_en_plan, Target(points=0.0), Speech(listed), None, tmp_path / "own.toml", report=lines.append
     )
-    recipe = load_recipe("tiny.en", "hailo8", path)
-    assert recipe.encoder.sixteen_bit == ("encoder.blocks.*.residual",)
-    assert recipe.decoder.sixteen_bit == ("decoder.blocks.*.residual", "decoder.blocks.*.attn.mask")
-    assert not recipe.encoder.emulator.sixteen_bit + recipe.decoder.emulator.sixteen_bit
+    assert lines[-1] == f"tune-recipe: wrote {path}; use it with RECIPE={path}"
     comment = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert comment[1].startswith("# EMULATED: ")
-    here, started, none = (line.removeprefix("# ") for line in comment[3:])
-    figures = r"encoder {} of 34 layers in 16 bits, \d+\.\d dB; decoder {} of 60 layers .*; WER \d+\.\d\d % \(float "
-    assert re.match("here: " + figures.format(0, 0), here)
-    assert re.match("recipe 'tiny.en': " + figures.format(r"\d+", r"\d+"), started)
-    assert none.removeprefix("all in 8 bits") == here.removeprefix("here")
+    assert comment[1].endswith(f"{len(CLIPS)} recordings of jsonl-speech (1 more could not be read).")
+    here, started, none = map(measured_in, comment[3:])
+    assert here["rate"] <= here["float"] < none["rate"]
+    assert none["layers"] == (0, 0) < here["layers"]
     # The decibels of the recipe that the bundle was compiled with are what was measured when it was.
-    ratios = tiny_en_bundle.compiled.results["snr_db"]
-    assert re.findall(r"(\d+\.\d) dB", started) == [f"{ratios[name]:.1f}" for name in ("features", "logits")]
-    assert lines[-1] == f"tune-recipe: wrote {path}; use it with RECIPE={path}"
+    shipped = tiny_en_bundle.compiled.results["snr_db"]
+    assert started["decibels"] == tuple(round(shipped[name], 1) for name in ("features", "logits"))
+
+    compiled = compile_graphs(own_build, tiny_en_plan, "emulator", None, path, report=[].append)
+    assert here["decibels"] == tuple(round(compiled.results["snr_db"][name], 1) for name in ("features", "logits"))
+    bundle(own_build, tiny_en_plan, report=[].append)
+    wanted = Wanted(listed, rungs="float,emulated", output=tmp_path / "result.json")
+    result = evaluate_rungs(own_build, tiny_en_plan, wanted, report=[].append)
+    assert [round(rung["score"]["wer"], 2) for rung in result["rungs"]] == [here["float"], here["rate"]]
+
+
+def measured_in(line):
+    """The figures of a line of the comment."""
+    figures = re.search(
+        r": encoder (\d+) of 34 layers in 16 bits, ([\d.]+) dB; decoder (\d+) of 60 layers in 16 bits, ([\d.]+) dB; "
+        r"WER ([\d.]+) % \(float ([\d.]+) %\)$",
+        line,
+    )
+    encoder, encoder_db, decoder, decoder_db, rate, exact = map(float, figures.groups())
+    return {
+        "layers": (encoder, decoder),
+        "decibels": (encoder_db, decoder_db),
+        "rate": rate,
+        "float": exact,
+    }

@@ -21,7 +21,7 @@ from whisper_runtime.verified_files import sha256_file
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.compilers.prepared_graph import FILES
 from whisper_toolchain.download import Report
-from whisper_toolchain.errors import RecipeError
+from whisper_toolchain.errors import EvaluationError, RecipeError
 from whisper_toolchain.evaluation.drafted_reader import DraftedReader
 from whisper_toolchain.float_model import host_arrays, load_tokenizer
 from whisper_toolchain.recipe import GRAPHS
@@ -52,14 +52,10 @@ class Speech:
 
 @dataclass
 class WordErrors:
-    """Word error rates of emulated graphs on recordings, each combination measured once and kept in a journal.
-
-    Attributes:
-        described: the recordings in words.
-    """
+    """Word error rates of emulated graphs on recordings, each combination measured once and kept in a journal."""
 
     clips: list[Clip]
-    described: str
+    dataset: str
     tuners: Mapping[str, GraphTuner]
     export: Path
     folder: Path
@@ -69,6 +65,7 @@ class WordErrors:
     report: Report
     inputs: str
     known: dict[frozenset[tuple[str, frozenset[str]]], float] = dataclasses.field(default_factory=dict)
+    failed: set[str] = dataclasses.field(default_factory=set)
 
     @classmethod
     def open(
@@ -96,10 +93,17 @@ class WordErrors:
         _, normalise = normaliser_for(workspace, speech.language)
         code = code_digest()
         inputs = repr((plan.shape_name, speech.language, code))
-        described = f"{len(clips)} recordings of {dataset['name']}"
         folder = workspace.root / "build" / plan.bundle_name / "tuning"
         journals = workspace.root / "build" / "evaluation"
-        return cls(clips, described, tuners, exported.folder, folder, journals, open_engine, normalise, report, inputs)
+        return cls(
+            clips, dataset["name"], tuners, exported.folder, folder, journals, open_engine, normalise, report, inputs
+        )
+
+    @property
+    def described(self) -> str:
+        """The recordings in words: how many were measured, and how many could not be."""
+        left_out = f" ({len(self.failed)} more could not be read)" if self.failed else ""
+        return f"{len(self.clips) - len(self.failed)} recordings of {self.dataset}{left_out}"
 
     def points(self, wide: Mapping[str, frozenset[str]]) -> float:
         """How many points the rate is above the float graphs'. A graph that is not in `wide` stays in float."""
@@ -110,6 +114,7 @@ class WordErrors:
 
         Raises:
             RecipeError: no recording can be read.
+            EvaluationError: the graphs fail on a recording.
         """
         asked = frozenset((wide or {}).items())
         if asked not in self.known:
@@ -137,8 +142,12 @@ class WordErrors:
         errors = words = 0
         try:
             for clip, measured in zip(self.clips, measure(engine, self.clips, journal), strict=True):
+                if measured.error and not measured.unreadable:
+                    raise EvaluationError(f"{clip.id}: {measured.error}")
                 if measured.error:
-                    self.report(f"tune-recipe: {clip.id}: {measured.error}")
+                    if clip.id not in self.failed:
+                        self.report(f"tune-recipe: {clip.id}: {measured.error}")
+                    self.failed.add(clip.id)
                     continue
                 found = compare(clip.text or "", measured.text, self.normalise)
                 errors, words = errors + found.errors, words + found.words
