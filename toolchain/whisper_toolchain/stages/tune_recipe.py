@@ -134,12 +134,16 @@ def search_by_words(
     words: WordErrors, tuners: Mapping[str, GraphTuner], points: float, report: Report
 ) -> tuple[dict[str, float], Wide]:
     """The lowest ratio of each graph, in whole dB, at which the word error rate holds, and the layers for it."""
-    highest = {graph: math.floor(tuner.decibels(tuner.order())) for graph, tuner in tuners.items()}
+
+    def highest(graph: str) -> int:
+        """Only asked for where 8 bits are not enough, since ordering the layers takes longest."""
+        return math.floor(tuners[graph].decibels(tuners[graph].order()))
+
     ratios: dict[str, float] = {}
     for graph, tuner in tuners.items():
-        too_low, enough = math.floor(tuner.decibels(())), highest[graph]
-        if words.points({graph: frozenset()}) <= points:
-            enough = too_low
+        too_low = enough = math.floor(tuner.decibels(()))
+        if words.points({graph: frozenset()}) > points:
+            enough = highest(graph)
         while enough - too_low > 1:
             middle = (too_low + enough) // 2
             found = words.points({graph: tuner.smallest(middle)})
@@ -153,9 +157,9 @@ def search_by_words(
         report(f"tune-recipe: {told}: {found:+.2f} points")
         if found <= points:
             return ratios, wide
-        if all(ratios[graph] >= highest[graph] for graph in GRAPHS):
+        if all(ratios[graph] >= highest(graph) for graph in GRAPHS):
             raise RecipeError(
                 f"{points:g} points cannot be reached: with 16 bits for every layer that can have them it is "
                 f"{found:+.2f} points"
             )
-        ratios = {graph: min(ratio + 1, highest[graph]) for graph, ratio in ratios.items()}
+        ratios = {graph: min(ratio + 1, highest(graph)) for graph, ratio in ratios.items()}
