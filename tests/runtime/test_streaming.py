@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whisper_runtime import streaming
+from whisper_runtime import transcriber as transcribing
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import AudioError, TokenizerError
+from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.streaming import StreamTranscriber
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
 from whisper_toolchain.export import export_graphs
+from whisper_toolchain.host_decoder import write_host_decoder
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
@@ -36,7 +40,9 @@ def toy(patched_whisper, whisper_assets, toy_checkpoint, tmp_path_factory):
     checkpoint.state["decoder.token_embedding.weight"] *= 0.3
     checkpoint.state["decoder.ln.weight"] *= 20
     folder = tmp_path_factory.mktemp("toy")
-    export_graphs(build_model(patched_whisper, checkpoint, 50), ShapePlan("toy", "hailo8", 1, 12, DIMS), folder)
+    plan = ShapePlan("toy", "hailo8", 1, 12, DIMS)
+    export_graphs(build_model(patched_whisper, checkpoint, 50), plan, folder)
+    write_host_decoder(checkpoint, plan, folder)
     backend = OnnxRuntimeBackend(folder / "encoder.onnx", folder / "decoder.onnx", threads=1)
     embedding = TokenEmbedding(
         checkpoint.state["decoder.token_embedding.weight"], checkpoint.state["decoder.positional_embedding"]
@@ -45,9 +51,12 @@ def toy(patched_whisper, whisper_assets, toy_checkpoint, tmp_path_factory):
 
     def make(decoder=SlotDecoder):
         transcriber = Transcriber.from_parts(backend, decoder(backend, embedding, 12), tokenizer, 1)
-        transcriber.reader._greedy._limit = 12  # random weights know no end
+        for search in (transcriber.reader._greedy, transcriber.reader._beams):
+            if search is not None:
+                search._limit = 12  # random weights know no end
         return transcriber
 
+    make.host = lambda backend, embedding, _: HostDecoder(backend, embedding, folder, threads=1)
     return make
 
 
@@ -93,6 +102,30 @@ def test_any_chunking_commits_the_text_of_the_whole_recording(toy, seconds, seed
     assert committed(updates) == expected
     assert all(update.calls >= 0 and update.latency >= 0 for update in updates)
     assert [update.heard for update in updates] == sorted(update.heard for update in updates)
+
+
+@settings(max_examples=6, deadline=None)
+@given(seconds=st.floats(3.0, 12.0), seed=st.integers(0, 5), lengths=st.lists(st.integers(0, 40_000), max_size=40))
+def test_a_decoder_that_is_told_what_was_said_commits_the_same_too(toy, seconds, seed, lengths):
+    samples = sound(seconds, seed)
+    transcriber = toy(toy.host)
+    told = []
+    also = transcriber.text_decoder.also
+
+    def heard(features, before=()):
+        if before:
+            told.append(tuple(before))
+        also(features, before)
+
+    transcriber.text_decoder.also = heard
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (transcribing, streaming):  # random weights believe in nothing
+            patch.setattr(module, "told_next", lambda before, decoded: (*before, 5, *decoded.tokens)[-20:])
+        expected = list(transcriber.transcribe(samples, language="en")[0])
+        of_recording, told[:] = list(told), []
+        assert committed(stream(transcriber, cut(samples, lengths), language="en")) == expected
+    assert told == of_recording
+    assert told or seconds < 5
 
 
 def test_a_recording_of_seventy_seconds_in_tiny_pieces(toy):
@@ -197,8 +230,9 @@ def test_wrong_options_are_refused_before_any_sound(toy):
             StreamTranscriber(toy(), hop=hop)
 
 
-def test_a_real_recording_streams_to_its_text(tiny_en_bundle, jfk):
-    with Transcriber(tiny_en_bundle.folder) as transcriber:
+@pytest.mark.parametrize("decoder", ["device", "host"])
+def test_a_real_recording_streams_to_its_text(tiny_en_bundle, jfk, decoder):
+    with Transcriber(tiny_en_bundle.folder, decoder=decoder) as transcriber:
         samples = load_audio(jfk)
         updates = stream(transcriber, cut(samples, [4000] * 100))
         assert committed(updates) == list(transcriber.transcribe(jfk)[0])
