@@ -94,8 +94,7 @@ class HostDecoder:
         self._cross: list[_Cache] = []
         self._text: list[_Cache] = []
         self._tree: list[_Cache] = []
-        self._before: list[int] = []  # tokens before every prompt
-        self._known: list[int] = []  # tokens of the text, with those before it
+        self._known: list[int] = []  # tokens of the text
         self._branches: dict[tuple[int, ...], int] = {}  # the place of each text's last token in the tree
         self._seen: np.ndarray = np.zeros((0, 0), bool)  # what each token of the tree sees
 
@@ -108,22 +107,13 @@ class HostDecoder:
         self._cross = []
         self.also(features)
 
-    def also(self, features: Features, before: Sequence[int] = ()) -> None:
-        """Take one more picture of the same window, and hear what was said before; see `BranchingDecoder`.
-
-        Raises as `begin`.
-        """
-        pictures, self._cross, self._known, self._branches = self._cross, [], [], {}
+    def also(self, features: Features) -> None:
+        """Take one more picture of the same window; see `BranchingDecoder`. Raises as `begin`."""
+        before, self._cross, self._known, self._branches = self._cross, [], [], {}
         feeds = {"features": self._backend.read_features(features)}
         results = run_session(self._cross_attention, self._cross_names, feeds)
-        self._cross = [*pictures, dict(zip(self._cross_names, results, strict=True))]
+        self._cross = [*before, dict(zip(self._cross_names, results, strict=True))]
         self._text = [self._empty] * len(self._cross)
-        self._before = list(before)
-        if before:
-            # In one call, for no logits are wanted, and all that is asked of this window follows the same tokens.
-            hidden = np.where(np.tri(len(before), dtype=bool), np.float32(0), _HIDDEN)
-            _, self._text = self._run(self._text, before, range(len(before)), hidden, [])
-            self._known = list(before)
 
     def room(self, prompt: int, text: int) -> int:
         """A guess costs as much as the token itself, so none is checked."""
@@ -131,24 +121,23 @@ class HostDecoder:
 
     def logits(self, prompt: Sequence[int], text: Sequence[int], rows: Sequence[int]) -> np.ndarray:
         """Logits after the tokens at `rows`; see `TextDecoder`. Only what the cache does not hold is computed."""
-        if not 0 <= rows[0] <= rows[-1] < len(prompt) + len(text):
-            raise ValueError(f"rows {list(rows)}: there are {len(prompt) + len(text)} tokens")
-        tokens, wanted = [*self._before, *prompt, *text], {len(self._before) + row for row in rows}
-        first, last = min(wanted), max(wanted)
-        self._check(last)
+        tokens, wanted = [*prompt, *text], set(rows)
+        if not 0 <= rows[0] <= rows[-1] < len(tokens):
+            raise ValueError(f"rows {list(rows)}: there are {len(tokens)} tokens")
+        self._check(rows[-1])
         known = 0
-        while known < min(len(self._known), first) and self._known[known] == tokens[known]:
+        while known < min(len(self._known), rows[0]) and self._known[known] == tokens[known]:
             known += 1
         self._known = tokens[:known]
         self._text = [_first(cache, known) for cache in self._text]
-        return np.concatenate([self._step(tokens[row], row in wanted) for row in range(known, last + 1)])
+        return np.concatenate([self._step(tokens[row], row in wanted) for row in range(known, rows[-1] + 1)])
 
     def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
         """Logits after several texts; see `BranchingDecoder`. One call for all of them."""
-        start = (*self._before, *prompt)
+        start = tuple(prompt)
         if start not in self._branches:
             if self._known[: len(start)] != list(start):
-                self.logits(prompt, [], [len(prompt) - 1])
+                self.logits(start, [], [len(start) - 1])
             self._tree = [_first(cache, len(start)) for cache in self._text]
             self._branches = {start[: end + 1]: end for end in range(len(start))}
             self._seen = np.tri(len(start), dtype=bool)

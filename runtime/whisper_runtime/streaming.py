@@ -20,7 +20,7 @@ from whisper_runtime.segment import Segment
 from whisper_runtime.segmenting import segments_of
 from whisper_runtime.spoken_language import LanguageGuess
 from whisper_runtime.transcriber import Transcriber
-from whisper_runtime.window_reader import Prompt, Reading, told_next
+from whisper_runtime.window_reader import Prompt, Reading
 from whisper_runtime.windows import Window, WindowCutter
 
 HOP_SECONDS = 1.0
@@ -82,7 +82,6 @@ class StreamTranscriber:
         self._heard = 0
         self._decoded_at = 0
         self._draft: tuple[int, ...] = ()
-        self._before: tuple[int, ...] = ()  # what the next window's reader is told was said
         self._partial = ""
         self._glanced: list[Reading] = []  # what the partial text was read as
 
@@ -125,8 +124,7 @@ class StreamTranscriber:
             reader = self._transcriber.reader
             features = reader.encode(window)
             prompt = self._prompt(self._spoken.settle(features))
-            reading = reader.read(window, features, prompt, self._draft, self._before)
-            self._before = told_next(self._before, reading.decoded)
+            reading = reader.read(window, features, prompt, self._draft)
             segments = tuple(segments_of(reading, self._transcriber.tokenizer))
             # What was read behind the cut is the guess for the next window.
             self._draft = self._draft[len(reading.decoded.tokens) :]

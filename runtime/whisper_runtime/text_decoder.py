@@ -66,14 +66,10 @@ class BranchingDecoder(TextDecoder, Protocol):
     beam_size: int
     doubtful_logprob: float
 
-    def also(self, features: Features, before: Sequence[int] = ()) -> None:
-        """Take one more picture of the window that `begin` started, and hear what was said before it.
+    def also(self, features: Features) -> None:
+        """Take one more picture of the window that `begin` started.
 
         From here on log probabilities are the mean of those under each picture, and no text is known yet.
-
-        Args:
-            features: of the same sound.
-            before: tokens that stand before every prompt from here on; none if this is empty.
 
         Raises:
             BackendError: the device or a graph fails.

@@ -145,9 +145,9 @@ class _TimedBranchingDecoder(_TimedDecoder):
         self.beam_size = decoder.beam_size
         self.doubtful_logprob = decoder.doubtful_logprob
 
-    def also(self, features: Features, before: Sequence[int] = ()) -> None:
+    def also(self, features: Features) -> None:
         with _timed(self._stages, "decoder"):
-            self._branching.also(features, before)
+            self._branching.also(features)
 
     def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
         with _timed(self._stages, "decoder"):

@@ -20,7 +20,7 @@ from whisper_runtime.spoken_language import SpokenLanguage
 from whisper_runtime.text_decoder import TextDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.window_reader import Prompt, WindowReader, told_next
+from whisper_runtime.window_reader import Prompt, WindowReader
 from whisper_runtime.windows import Window, cut_windows
 
 DECODERS = ("device", "host", "auto")
@@ -204,17 +204,13 @@ class Transcriber(Closing):
         timestamps: bool,
     ) -> Iterator[Segment]:
         """Read windows, those that are encoded already and then the others."""
-        before: tuple[int, ...] = ()
 
         def read(window: Window, features: Features) -> Iterator[Segment]:
-            nonlocal before
             guess = spoken.settle(features)
             if spoken.is_settled:
                 info.language, info.language_probability = guess.code, guess.probability
             prompt = self.prompt(guess.code, info.task, timestamps)
-            reading = self.reader.read(window, features, prompt, before=before)
-            before = told_next(before, reading.decoded)
-            return segments_of(reading, self.tokenizer)
+            return segments_of(self.reader.read(window, features, prompt), self.tokenizer)
 
         failure = None
         while True:

@@ -50,12 +50,6 @@ _LEAST_LOGPROB = -1.7
 # Text that compresses this well repeats itself. As in openai-whisper.
 _MOST_COMPRESSION = 2.4
 
-# Where several texts leave a doubt, the model is also told what was said before, as openai-whisper tells it always.
-# A sentence that was cut in two has its beginning then. Told always, it leaves words out of clear speech. Text that is
-# likelier than this is told on, in tokens at most. Measured, see benchmarks/README.md.
-_TOLD_LOGPROB = -1.0
-_MOST_TOLD = 100
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -136,21 +130,13 @@ class WindowReader:
         self._decoder.begin(features)
         return Reading(window, self._greedy.decode(prompt.tokens, prompt.rules, window.seconds, draft))
 
-    def read(
-        self,
-        window: Window,
-        features: Features,
-        prompt: Prompt,
-        draft: Sequence[int] = (),
-        before: Sequence[int] = (),
-    ) -> Reading:
+    def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
         """Decode an encoded window, and look again while the text is doubtful.
 
-        The draft only saves calls; a decoder that follows several texts does without it, and is told what was said
-        before instead, by `told_next`. Raises BackendError.
+        The draft only saves calls; a decoder that follows several texts does without it. Raises BackendError.
         """
         if self._beams is not None:
-            return self._search(self._beams, window, features, prompt, before)
+            return self._search(self._beams, window, features, prompt)
         best = self.glance(window, features, prompt, draft)
         for look in LOOKS[1:]:
             # In noise, the likeliest of several inventions would be more convincing than the first.
@@ -162,9 +148,7 @@ class WindowReader:
                 best = looked if self._says_again(looked.decoded, best.decoded) else max(best, looked, key=self._worth)
         return best
 
-    def _search(
-        self, beams: BeamDecoder, window: Window, features: Features, prompt: Prompt, before: Sequence[int]
-    ) -> Reading:
+    def _search(self, beams: BeamDecoder, window: Window, features: Features, prompt: Prompt) -> Reading:
         """Follow several texts; where the likeliest is doubtful, again with another picture beside the first."""
         beams.decoder.begin(features)
         first = beams.decode(prompt.tokens, prompt.rules, window.seconds)
@@ -172,8 +156,7 @@ class WindowReader:
             return Reading(window, first)
         # Both pictures must give a token the same meaning, a time included.
         look = replace(LOOKS[1], shift=0.0) if prompt.rules.timestamps else LOOKS[1]
-        told = (self._tokenizer.sot_prev, *before) if before else ()
-        beams.decoder.also(self.encode(window, look), told)
+        beams.decoder.also(self.encode(window, look))
         both = beams.decode(prompt.tokens, prompt.rules, window.seconds)
         worse = hears_nothing(both) or (self._repeats(both) and not self._repeats(first))
         return Reading(window, first if worse or self._says_again(first, both) else both)
@@ -196,15 +179,6 @@ class WindowReader:
     def _repeats(self, decoded: Decoded) -> bool:
         text = self._tokenizer.decode(decoded.tokens).encode()
         return decoded.looped or len(text) > _MOST_COMPRESSION * len(zlib.compress(text))
-
-
-def told_next(before: tuple[int, ...], decoded: Decoded) -> tuple[int, ...]:
-    """What the reader of the next window is told: the text so far, if this window's can be believed."""
-    if hears_nothing(decoded):
-        return before
-    if decoded.looped or decoded.avg_logprob < _TOLD_LOGPROB:
-        return ()
-    return (*before, *decoded.tokens)[-_MOST_TOLD:]
 
 
 def hears_nothing(decoded: Decoded) -> bool:

@@ -33,7 +33,7 @@ class Scripted:
     def begin(self, features):
         pass
 
-    def also(self, features, before=()):
+    def also(self, features):
         pass
 
     def room(self, prompt, text):

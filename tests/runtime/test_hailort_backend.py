@@ -1281,11 +1281,18 @@ def test_a_device_is_evaluated_with_both_decoders(evaluate, whole_bundle):
     assert sorted(record["wer"]) == ["device", "device+host"]
 
 
-def test_one_record_for_each_speech_and_command(evaluate, whole_bundle):
+def test_fewer_rungs_do_not_replace_more(evaluate, whole_bundle):
+    def recorded():
+        return [sorted(record["wer"]) for record in Bundle.open(whole_bundle).manifest.data["evaluations"]]
+
     evaluate("--decoder", "host")
     evaluate("--decoder", "device")
-    (record,) = Bundle.open(whole_bundle).manifest.data["evaluations"]
-    assert sorted(record["wer"]) == ["device"]
+    assert recorded() == [["device+host"], ["device"]]
+    evaluate()
+    evaluate()
+    assert recorded() == [["device", "device+host"]]
+    evaluate("--decoder", "device")
+    assert recorded() == [["device", "device+host"], ["device"]]
 
 
 @pytest.mark.parametrize(

@@ -242,28 +242,6 @@ def test_of_two_pictures_it_is_the_mean_of_the_log_probabilities(make, from_scra
     assert (decoder.logits(PROMPT, [1, 2], [2, 4]) == from_scratch([*PROMPT, 1, 2], 1)[[2, 4]]).all()
 
 
-def test_what_was_said_before_stands_before_every_prompt(exact):
-    before, text = [8, 4, 4, 6], [1, 2]
-    told, alone = exact(), exact()
-    for decoder in (told, alone):
-        decoder.begin(features(0))
-    calls = told.calls
-    told.also(features(1), before)
-    assert told.calls - calls == 2  # one for each picture, however much was said
-    alone.also(features(1))
-    for row in range(len(PROMPT) + len(text)):
-        found = told.logits(PROMPT, text, [row])
-        np.testing.assert_allclose(found, alone.logits([*before, *PROMPT], text, [len(before) + row]), atol=1e-4)
-    for texts in ([[1], [5]], [[5, 2], [1, 2], [5, 3]]):
-        expected = alone.branches([*before, *PROMPT], texts)
-        np.testing.assert_allclose(told.branches(PROMPT, texts), expected, atol=1e-4)
-    with pytest.raises(ValueError, match="there are 5 tokens"):
-        told.logits(PROMPT, text, [5])
-    for decoder in (told, alone):
-        decoder.begin(features(1))
-    assert (told.logits(PROMPT, text, [2, 4]) == alone.logits(PROMPT, text, [2, 4])).all()
-
-
 def test_a_second_picture_that_fails_leaves_no_window(decoder):
     with pytest.raises(DeviceTimeoutError):
         decoder.also(None)

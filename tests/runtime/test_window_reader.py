@@ -10,14 +10,13 @@ from whisper_runtime import window_reader
 from whisper_runtime.audio import SAMPLE_RATE as RATE
 from whisper_runtime.backends import open_backend
 from whisper_runtime.bundle import Bundle
-from whisper_runtime.decoding import Decoded
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.loops import loop_length
 from whisper_runtime.manifest import Manifest
 from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.token_rules import TokenRules
-from whisper_runtime.window_reader import DOUBTFUL_LOGPROB, LOOKS, Look, Prompt, Reading, WindowReader, told_next
+from whisper_runtime.window_reader import DOUBTFUL_LOGPROB, LOOKS, Look, Prompt, Reading, WindowReader
 from whisper_runtime.windows import Window
 from whisper_toolchain.export import export_graphs
 from whisper_toolchain.model import build_model
@@ -194,9 +193,8 @@ class Branching(Script):
     beam_size = 3
     doubtful_logprob = -0.25
 
-    def also(self, features, before=()):
+    def also(self, features):
         assert features == 1
-        self.told = before
         self.text, self.doubt = self.readings[-1]
 
     def branches(self, prompt, texts):
@@ -207,12 +205,12 @@ class Branching(Script):
 def search(tokenizer):
     """Reads a window of which the first picture says one thing and both together another."""
 
-    def call(*readings, timestamps=False, before=(), script=None):
-        ear, script = Ear(), script or Branching(tokenizer, *readings)
+    def call(*readings, timestamps=False):
+        ear, script = Ear(), Branching(tokenizer, *readings)
         reader = WindowReader(ear, script, tokenizer, SECONDS)
         window = Window(8000, np.random.default_rng(1).normal(0, 0.1, RATE).astype(np.float32))
         prompt = Prompt(tokenizer.sot_sequence(timestamps=timestamps), TokenRules(tokenizer, timestamps))
-        reading = reader.read(window, reader.encode(window), prompt, tokenizer.encode(OTHER), before)
+        reading = reader.read(window, reader.encode(window), prompt, tokenizer.encode(OTHER))
         assert (reading.window, reading.shift) == (window, 0.0)
         return tokenizer.decode(reading.decoded.tokens), reading, ear
 
@@ -261,26 +259,6 @@ def test_with_timestamps_both_pictures_have_the_same_times(search, timestamps):
     silence = np.zeros(0 if timestamps else round(LOOKS[1].shift * RATE), np.float32)
     louder = reading.window.samples * np.float32(LOOKS[1].gain)
     assert np.array_equal(ear.mels[1][0].T, window_mel(np.concatenate([silence, louder]), SECONDS))
-
-
-def test_in_doubt_the_model_is_told_what_was_said_before(search, tokenizer):
-    for before, told in (((), ()), ((5, 6), (tokenizer.sot_prev, 5, 6))):
-        script = Branching(tokenizer, (ONE, WORSE), (OTHER, SURE))
-        search(script=script, before=before)
-        assert script.told == told
-
-
-@given(
-    before=st.lists(st.integers(0, 9), max_size=100).map(tuple),
-    tokens=st.lists(st.integers(0, 9), min_size=1, max_size=200).map(tuple),
-    logprob=st.floats(-0.99, 0.0),
-)
-def test_the_next_window_is_told_text_that_is_believed(before, tokens, logprob):
-    told = told_next(before, Decoded(tokens, logprob, 0.0, False))
-    assert told == (before + tokens)[-100:]
-    assert told_next(before, Decoded(tokens, logprob, 0.0, True)) == ()
-    assert told_next(before, Decoded(tokens, -1.01, 0.0, False)) == ()
-    assert told_next(before, Decoded(tokens, -1.01, 0.9, False)) == before  # noise
 
 
 def test_a_beam_of_one_is_greedy(tokenizer):

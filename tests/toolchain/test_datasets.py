@@ -124,6 +124,14 @@ def test_librispeech_names_what_is_wrong(corpus: Path, breaks: Callable[[Path], 
         open_dataset(corpus).utterances()
 
 
+def test_librispeech_for_an_evaluation_keeps_what_has_no_transcript(corpus: Path) -> None:
+    """It is counted there; only a calibration set must be whole."""
+    break_transcript(corpus / "dev-clean" / "12" / "5")
+    dataset = open_dataset(corpus)
+    dataset.keep_missing = True
+    assert [item.text for item in dataset.utterances() if item.id == "12-5-0001"] == [None]
+
+
 def test_a_folder_of_recordings(tmp_path: Path) -> None:
     for name in ("b.wav", "sub/a.FLAC", "c.ogg", "d.mp3", ".hidden.wav", ".git/e.wav"):
         tone(tmp_path / "mine" / name)

@@ -29,7 +29,7 @@ from whisper_toolchain.checkpoints import load
 from whisper_toolchain.cli import main
 from whisper_toolchain.download import sha256_file
 from whisper_toolchain.errors import EvaluationError
-from whisper_toolchain.evaluation.rungs import parse_rungs
+from whisper_toolchain.evaluation.rungs import StockEngine, parse_rungs
 from whisper_toolchain.float_model import float_transcriber
 from whisper_toolchain.model import build_model
 from whisper_toolchain.stages.evaluate import Wanted, choose_clips, evaluate_rungs
@@ -200,6 +200,18 @@ def test_the_decoder_of_another_variant_is_named_and_the_other_rungs_are_measure
             "text"
         ]
         assert clip["text"] == text.strip()
+
+
+def test_a_recording_on_which_stock_fails_is_counted(recording, tmp_path):
+    class Model:
+        def transcribe(self, samples, **options):
+            raise RuntimeError("torch:\nno memory")
+
+    spoken = recording("1272-128104-0008")
+    clips = [Clip(spoken.id, spoken.path, spoken.text)]
+    (measured,) = measure(lambda: StockEngine(Model(), "en", {}), clips, Journal(tmp_path / "journal"))
+    assert "no memory" in measured.error
+    assert "\n" not in measured.error
 
 
 def test_the_language_reaches_model_and_normaliser(workspace, float_graphs, recording, tmp_path):

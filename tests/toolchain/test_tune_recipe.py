@@ -161,6 +161,12 @@ def test_a_target_is_one_finite_number(values):
         Target(*values)
 
 
+@pytest.mark.parametrize("values", [(-5.0, None), (None, -1.0)])
+def test_a_target_is_not_negative(values):
+    with pytest.raises(RecipeError, match=r"^a target of -\d: it must be 0 or more$"):
+        Target(*values)
+
+
 # Real weights and speech
 
 

@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text.split(". ")[0].rstrip(".").lower(), description=text)
+        command = commands.add_parser(
+            name, help=text[0].lower() + text[1:].split(". ")[0].rstrip("."), description=text
+        )
         command.add_argument(
             "--root",
             type=_path,
@@ -175,9 +177,11 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         type=_path,
         metavar=("A.json", "B.json"),
-        help="measure nothing; say what changed between two evaluations (of --rungs, or all that both have)",
+        help="measure nothing; say what changed between two evaluations; --rungs: list recordings of these",
     )
-    command.add_argument("--limit", type=int, metavar="N", help="recordings at most, drawn with --seed (default: all)")
+    command.add_argument(
+        "--limit", type=_positive, metavar="N", help="recordings at most, drawn with --seed (default: all)"
+    )
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
     command.add_argument(
         "--rungs", metavar="A,B+C", help="such as stock,float,emulated+float: encoder+decoder (default: every rung)"
@@ -197,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--snr", type=float, metavar="DB", help="of features and logits against float, in dB")
     command.add_argument("--wer", type=float, metavar="POINTS", help="above the float graphs (default: 1)")
-    command.add_argument("--limit", type=int, metavar="N", help="recordings at most, drawn with --seed (default: all)")
+    command.add_argument(
+        "--limit", type=_positive, metavar="N", help="recordings at most, drawn with --seed (default: all)"
+    )
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
     command.add_argument("--language", default="en", metavar="CODE", help="what is spoken, or auto (default: en)")
     command.add_argument(
@@ -206,7 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=_path, metavar="TOML", help="default: build/<bundle>/tuned-recipe.toml")
     with_folders(command, "checkpoint", "export", "calibration")
     command = with_compiler(
-        with_plan(add("layer-noise", _layer_noise, "Show which layers lose most, measured by Hailo's compiler."))
+        with_plan(
+            add("layer-noise", _layer_noise, "Show which layers add most noise, emulated or in Hailo's compiler.")
+        )
     )
     command.add_argument("--recipe", type=_path, metavar="TOML", help="your own recipe (default: the variant's)")
     with_folders(command, "export", "calibration", "artifacts")
@@ -224,6 +232,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return number
 
 
 def _plan(options: argparse.Namespace) -> ShapePlan:

@@ -41,12 +41,12 @@ class LibriSpeech(Dataset):
                 continue
             texts = _transcripts(chapter)
             for flac in sorted(chapter.glob("*.flac")):
-                if flac.stem not in texts:
+                if flac.stem not in texts and not self.keep_missing:
                     raise DatasetError(f"no transcript for {flac} in {chapter}/*.trans.txt")
                 if flac.stem in found:
                     raise DatasetError(f"{flac.stem} is there twice: {found[flac.stem].path} and {flac}")
                 speaker = chapter.parent.name
-                found[flac.stem] = Utterance(flac.stem, flac, texts.pop(flac.stem), speaker)
+                found[flac.stem] = Utterance(flac.stem, flac, texts.pop(flac.stem, None), speaker)
             if self.keep_missing:
                 for name, text in texts.items():
                     found[name] = Utterance(name, chapter / f"{name}.flac", text, chapter.parent.name)

@@ -8,7 +8,8 @@ from whisper_runtime.atomic_file import write_atomically
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.errors import EvaluationError
 
-# One record for each of these: what a host and what a device measured on the same speech stand beside each other.
+# One record for each of these and for the rungs: what a host and what a device measured on the same speech stand beside
+# each other, and some rungs measured again do not replace the whole ladder.
 _SAME = ("language", "dataset", "by")
 _BEFORE = {"by": "toolchain"}  # in records of before there was another
 
@@ -39,7 +40,7 @@ def record(result: Mapping[str, Any], by: str) -> dict[str, Any]:
 
 
 def add_evaluation(bundle: Bundle, record: Mapping[str, Any]) -> None:
-    """Put a record into a bundle's manifest, in place of an earlier one on the same speech.
+    """Put a record into a bundle's manifest, in place of earlier ones of the same rungs, or fewer, on the same speech.
 
     Its content digest and version stay: they do not cover evaluations.
 
@@ -50,7 +51,11 @@ def add_evaluation(bundle: Bundle, record: Mapping[str, Any]) -> None:
     path = bundle.folder / manifest_format.FILENAME
     data = dict(Bundle.open_unverified(bundle.folder).manifest.data)
     earlier = [{**_BEFORE, **each} for each in data["evaluations"]]
-    kept = [each for each in earlier if any(each.get(key) != record[key] for key in _SAME)]
+    kept = [
+        each
+        for each in earlier
+        if any(each.get(key) != record[key] for key in _SAME) or not each["wer"].keys() <= record["wer"].keys()
+    ]
     data = {**data, "evaluations": [*kept, dict(record)]}
     sealed = manifest_format.seal(data, str(data["version"]).split("+")[0])
     try:

@@ -1,6 +1,7 @@
 """Measures one rung: its engine on all recordings, and what became of it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from whisper_runtime.errors import EvaluationError, WhisperError
 from whisper_runtime.measuring import Clip, Journal, Measured, measure
 from whisper_runtime.peak_memory import PeakMemory
 from whisper_runtime.timed_engine import Engine
+from whisper_runtime.verified_files import sha256_file
 
 MEASURED, MISSING, FAILED = "measured", "missing", "failed"
 
@@ -38,6 +40,12 @@ class RungRun:
     drafted: bool = False
     memory: float | None = None
     sensors: str = ""
+
+
+def _is_known(clip: Clip, journal: Journal) -> bool:
+    with suppress(OSError):  # what cannot be read is reported when its turn comes
+        return clip.path.is_file() and journal.get(sha256_file(clip.path)) is not None
+    return False
 
 
 def open_journal(folder: Path, made_from: dict[str, Any]) -> Journal:
@@ -81,7 +89,7 @@ def measure_rung(
         OSError: the journal cannot be written.
     """
     memory, found, seconds = PeakMemory(), dict[str, Measured](), 0.0
-    known = len(journal)
+    known = sum(_is_known(clip, journal) for clip in clips)
     opened: list[Engine] = []
 
     def engine() -> Engine:

@@ -119,7 +119,8 @@ def _figures(run: RungRun, good: Sequence[Clip], errors: Mapping[str, ClipErrors
     return {
         "score": score(list(errors.values())).as_dict(),
         "drafted": run.drafted,
-        "calls": sum(found[clip.id].calls for clip in good),
+        # Stock has neither stages nor calls of a decoder that we see.
+        "calls": sum(found[clip.id].calls for clip in good) if stages else None,
         "seconds": total,
         "stages": {stage: sum(found[clip.id].stages.get(stage, 0.0) for clip in good) for stage in stages},
         "real_time_factor": total / seconds if seconds else 0.0,

@@ -25,6 +25,7 @@ def table(result: Mapping[str, Any]) -> str:
         encoder, decoder = (
             f"{rung['stages'][stage]:.1f}" if stage in rung["stages"] else "-" for stage in ("encoder", "decoder")
         )
+        calls = "-" if rung["calls"] is None else rung["calls"]
         memory = f"{rung['peak_memory_mb']:.0f}" if rung["peak_memory_mb"] else "-"
         change = ""
         if against:
@@ -33,7 +34,7 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(
             f"{rung['name']:<20}{found['wer']:>7.2f}  {interval:<15}{found['cer']:>6.2f}{found['substitutions']:>5}"
             f"{found['deletions']:>5}{found['insertions']:>5}{found['hallucinations']:>5}{found['empty']:>6}"
-            f"{rung['calls']:>7}{encoder:>7}{decoder:>7}{factor:>7}{memory:>6}  {change}"
+            f"{calls:>7}{encoder:>7}{decoder:>7}{factor:>7}{memory:>6}  {change}"
         )
         if rung["device"]:
             lines.append(f"{'':<20}{_sensors(rung['device'])}")

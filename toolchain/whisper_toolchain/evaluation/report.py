@@ -121,7 +121,7 @@ def _figures(result: Mapping[str, Any]) -> Markup:
         row += [f"{score['cer']:.2f}"]
         counts = ("substitutions", "deletions", "insertions", "words", "hallucinations", "empty")
         row += [str(score[name]) for name in counts]
-        row += [str(rung["calls"]) + ("*" if rung["drafted"] else ""), f"{rung['real_time_factor']:.3f}"]
+        row += [_number(rung["calls"], 0) + ("*" if rung["drafted"] else ""), f"{rung['real_time_factor']:.3f}"]
         row += [_number(rung["stages"].get(stage), 1) for stage in stages]
         row += [f"{rung['seconds']:.1f}", _number(rung["peak_memory_mb"], 0)]
         if device:

@@ -41,7 +41,7 @@ _DEVICE = {
 _MEASURED = {
     "score": _SCORE,
     "drafted": bool,
-    "calls": int,
+    "calls": _Optional(int),
     "seconds": float,
     "stages": {str: float},
     "real_time_factor": float,

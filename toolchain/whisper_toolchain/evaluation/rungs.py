@@ -21,7 +21,7 @@ from whisper_runtime.backends import Backend, Features, open_backend
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.closing import Closing
 from whisper_runtime.embedding import TokenEmbedding
-from whisper_runtime.errors import BackendError
+from whisper_runtime.errors import BackendError, one_line
 from whisper_runtime.evaluation.rung import MissingRung
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.sensors import Sensors
@@ -106,8 +106,11 @@ class StockEngine:
     sensors: Sensors | None = None
 
     def text(self, samples: np.ndarray) -> str:
-        """Transcribe mono samples at 16 kHz."""
-        found = self.model.transcribe(np.array(samples), language=self.language, **STOCK_OPTIONS)  # type: ignore[attr-defined]
+        """Transcribe mono samples at 16 kHz. Raises EvaluationError: torch or openai-whisper fails on them."""
+        try:
+            found = self.model.transcribe(np.array(samples), language=self.language, **STOCK_OPTIONS)  # type: ignore[attr-defined]
+        except (RuntimeError, ValueError) as error:
+            raise EvaluationError(f"openai-whisper: {one_line(error)}") from error
         return str(found["text"])
 
     def close(self) -> None:

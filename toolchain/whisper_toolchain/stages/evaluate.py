@@ -34,7 +34,7 @@ from whisper_toolchain.stages.bundle import git_revision
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
 
-_VERSIONS = ("numpy", "onnxruntime", "torch", "soundfile", "soxr", "tiktoken", "jiwer")
+VERSIONS = ("numpy", "onnxruntime", "torch", "soundfile", "soxr", "tiktoken", "jiwer")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
     common = {
         "checkpoint": fetched.results["tensor_digest"],
         "language": wanted.language,
-        "versions": installed_versions(*_VERSIONS),
+        "versions": installed_versions(*VERSIONS),
     }
     runs: dict[str, RungRun] = {}
     # Stock last: torch, once loaded, would count as memory of the others.
@@ -137,7 +137,7 @@ def evaluate_rungs(workspace: Workspace, plan: ShapePlan, wanted: Wanted, *, rep
         normaliser=normaliser,
         toolchain=__version__,
         git_revision=git_revision(workspace.root),
-        versions=installed_versions(*_VERSIONS) | {"python": platform.python_version()},
+        versions=installed_versions(*VERSIONS) | {"python": platform.python_version()},
         layer_noise=noise_to_show(workspace, plan, exported, bundle, report) if isinstance(bundle, Bundle) else None,
     )
     report(table(result))

@@ -42,6 +42,8 @@ class Target:
         given = [value for value in (self.snr_db, self.points) if value is not None]
         if len(given) != 1 or not math.isfinite(given[0]):
             raise RecipeError("give one target: a signal-to-noise ratio in dB, or points of word error rate")
+        if given[0] < 0:
+            raise RecipeError(f"a target of {given[0]:g}: it must be 0 or more")
 
     def __str__(self) -> str:
         if self.snr_db is not None:

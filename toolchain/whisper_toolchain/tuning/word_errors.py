@@ -26,8 +26,8 @@ from whisper_toolchain.evaluation.drafted_reader import DraftedReader
 from whisper_toolchain.float_model import host_arrays, load_tokenizer
 from whisper_toolchain.recipe import GRAPHS
 from whisper_toolchain.shape_plan import ShapePlan
-from whisper_toolchain.stage import Stage
-from whisper_toolchain.stages.evaluate import choose_clips, normaliser_for
+from whisper_toolchain.stage import Stage, installed_versions
+from whisper_toolchain.stages.evaluate import VERSIONS, choose_clips, normaliser_for
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.tuning.graph_tuner import GraphTuner
 from whisper_toolchain.workspace import Workspace
@@ -92,7 +92,7 @@ class WordErrors:
 
         _, normalise = normaliser_for(workspace, speech.language)
         code = code_digest()
-        inputs = repr((plan.shape_name, speech.language, code))
+        inputs = repr((plan.shape_name, speech.language, code, installed_versions(*VERSIONS)))
         folder = workspace.root / "build" / plan.bundle_name / "tuning"
         journals = workspace.root / "build" / "evaluation"
         return cls(
