@@ -12,7 +12,7 @@ def rung(points=0.0, low=0.0, clips=FEW_CLIPS, status="measured"):
 
 def test_nothing_is_broken_by_chance_or_by_little():
     for one in (rung(1.9, 1.0), rung(9.0, 0.0), rung(9.0, -0.1)):
-        assert verdict([one]) == "no broken rung: none is 2 points or more above the one it is compared with, beyond chance"
+        assert verdict([one]) == "no broken rung: none is 2 points or more above its comparison, beyond chance"
 
 
 @pytest.mark.parametrize(("clips", "few"), [(FEW_CLIPS, False), (FEW_CLIPS - 1, True), (3, True)])

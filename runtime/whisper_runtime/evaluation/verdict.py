@@ -37,7 +37,7 @@ def verdict(rungs: Sequence[Mapping[str, Any]]) -> str:
     if rung is None and not any(rung.get("against") for rung in rungs):
         return "no rung was measured that another one here can be compared with"
     if rung is None:
-        return f"no broken rung: none is {BROKEN_POINTS:g} points or more above the one it is compared with, beyond chance"
+        return f"no broken rung: none is {BROKEN_POINTS:g} points or more above its comparison, beyond chance"
     said = []
     if rung["status"] == "failed":
         said.append(f"it does not run: {rung['reason']}")
