@@ -155,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         "--decoder", default="both", metavar="device|host|both", help="where text is decoded (default: both)"
     )
     evaluate.add_argument(
-        "--limit", type=_positive, metavar="N", help="recordings at most, drawn with --seed (default: all)"
+        "--limit", type=positive, metavar="N", help="recordings at most, drawn with --seed (default: all)"
     )
     evaluate.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
     evaluate.add_argument("--language", default="en", metavar="CODE", help="what is spoken, or auto (default: en)")
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("evaluation.json"), metavar="JSON", help="default: evaluation.json"
     )
     evaluate.add_argument("--json", action="store_true", help="print the JSON as well, instead of a table")
-    evaluate.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
+    evaluate.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
     evaluate.add_argument(
         "--share-device", action="store_true", help="let other programs use the Hailo device at the same time"
     )
@@ -222,7 +222,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         help="texts that the decoder on this CPU follows at once; 1 is faster and makes more errors (default: 3 for "
         "tiny, 5 for base)",
     )
-    command.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one per core)")
+    command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
     command.add_argument(
         "--share-device",
         action="store_true",
@@ -242,7 +242,8 @@ def _hop(text: str) -> float:
     return seconds
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argument that must be 1 or more. Raises argparse.ArgumentTypeError."""
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")

@@ -179,7 +179,9 @@ def own_build(new_workspace, workspace, tiny_en_bundle, tiny_en_plan):
     return own
 
 
-def test_what_was_found_by_words_is_what_its_bundle_measures(own_build, tiny_en_plan, recording, tmp_path):
+def test_what_was_found_by_words_is_what_its_bundle_measures(
+    own_build, tiny_en_bundle, tiny_en_plan, recording, tmp_path
+):
     """8 bits are enough here: what is searched for by words is tested above, and takes minutes on real graphs."""
     entries = [{"audio": str(found.path), "text": found.text} for found in map(recording, CLIPS)]
     entries.append({"audio": "gone.wav", "text": "nothing"})
@@ -199,14 +201,23 @@ def test_what_was_found_by_words_is_what_its_bundle_measures(own_build, tiny_en_
     assert comment[1].endswith("2 recordings of jsonl-speech (1 more could not be read).")
     here, started, none = comment[3:]
     assert none.removeprefix("all in 8 bits") == here.removeprefix("here")
-    assert started.startswith("recipe 'tiny.en': encoder 12 of 34 layers in 16 bits, ")
+    figures = r"encoder {} of 34 layers in 16 bits, \d+\.\d dB; decoder {} of 60 layers .*; WER \d+\.\d\d % \(float "
+    assert re.match("here: " + figures.format(0, 0), here)
+    assert re.match("recipe 'tiny.en': " + figures.format(12, 23), started)
+    # The decibels of the recipe that the bundle was compiled with are what was measured when it was.
+    ratios = tiny_en_bundle.compiled.results["snr_db"]
+    assert re.findall(r"(\d+\.\d) dB", started) == [f"{ratios[name]:.1f}" for name in ("features", "logits")]
+    assert lines[-1] == f"tune-recipe: wrote {path}; use it with RECIPE={path}"
 
-    found = compiled_and_measured(own_build, tiny_en_plan, path, listed)
+    compile_graphs(own_build, tiny_en_plan, "emulator", None, path, report=[].append)
+    bundle(own_build, tiny_en_plan, report=[].append)
+    result = evaluate_rungs(own_build, tiny_en_plan, Wanted(listed, rungs="float,emulated"), report=[].append)
+    found = {rung["name"]: rung["score"]["wer"] for rung in result["rungs"]}
     expected = re.search(r"WER ([\d.]+) % \(float ([\d.]+) %\)$", here).groups()
     assert (f"{found['emulated']:.2f}", f"{found['float']:.2f}") == expected
 
 
-def test_real_layers_found_by_noise_make_less_of_it_in_a_bundle(own_build, tiny_en_bundle, tiny_en_plan, monkeypatch):
+def test_real_layers_found_by_noise_make_less_of_it_in_a_bundle(own_build, tiny_en_plan, monkeypatch):
     """The costliest of 94 layers are tried, since all take minutes."""
     monkeypatch.setattr(
         "whisper_toolchain.tuning.graph_tuner.can_be_wide", lambda name, arch: name.endswith(".context")
@@ -223,12 +234,3 @@ def test_real_layers_found_by_noise_make_less_of_it_in_a_bundle(own_build, tiny_
 
 def comment_of(path):
     return [line.removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-
-
-def compiled_and_measured(workspace, plan, recipe, speech):
-    """Word error rates of the float graphs and of a bundle that was made by the recipe."""
-    compile_graphs(workspace, plan, "emulator", None, recipe, report=[].append)
-    bundle(workspace, plan, report=[].append)
-    wanted = Wanted(speech, rungs="float,emulated")
-    result = evaluate_rungs(workspace, plan, wanted, report=[].append)
-    return {rung["name"]: rung["score"]["wer"] for rung in result["rungs"]}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from whisper_runtime.cli import positive
 from whisper_runtime.errors import WhisperError
 
 from whisper_toolchain import __version__
@@ -180,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         help="measure nothing; say what changed between two evaluations; --rungs: list recordings of these",
     )
     command.add_argument(
-        "--limit", type=_positive, metavar="N", help="recordings at most, drawn with --seed (default: all)"
+        "--limit", type=positive, metavar="N", help="recordings at most, drawn with --seed (default: all)"
     )
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
     command.add_argument(
@@ -202,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--snr", type=float, metavar="DB", help="of features and logits against float, in dB")
     command.add_argument("--wer", type=float, metavar="POINTS", help="above the float graphs (default: 1)")
     command.add_argument(
-        "--limit", type=_positive, metavar="N", help="recordings at most, drawn with --seed (default: all)"
+        "--limit", type=positive, metavar="N", help="recordings at most, drawn with --seed (default: all)"
     )
     command.add_argument("--seed", type=int, default=0, metavar="K", help="choice of recordings (default: 0)")
     command.add_argument("--language", default="en", metavar="CODE", help="what is spoken, or auto (default: en)")
@@ -232,13 +233,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return number
 
 
 def _plan(options: argparse.Namespace) -> ShapePlan:

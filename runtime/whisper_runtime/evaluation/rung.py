@@ -89,7 +89,7 @@ def measure_rung(
         OSError: the journal cannot be written.
     """
     memory, found, seconds = PeakMemory(), dict[str, Measured](), 0.0
-    known = sum(_is_known(clip, journal) for clip in clips)
+    known = sum(_is_known(clip, journal) for clip in clips) if len(journal) else 0
     opened: list[Engine] = []
 
     def engine() -> Engine:
