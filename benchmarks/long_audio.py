@@ -1,6 +1,8 @@
 """An hour of sound in one file: does memory stay flat, and is the text as good as that of its parts?
 
-Clips are joined, again and again until the hour is full, and written as FLAC. The runtime transcribes it with a
+Clips are joined, again and again until the hour is full, and written as FLAC: in the order of the corpus, where a
+speaker's clips are neighbours, or with --mixed SEED in another one, where another speaker goes on at every join. The
+parts are counted as often as they are in the hour. The runtime transcribes it with a
 bundle's encoder and the host decoder, in a process of its own whose memory is read every window.
 
     .venv/bin/python benchmarks/long_audio.py BUNDLE [--minutes 60] SPEECH...
@@ -12,11 +14,13 @@ token embedding that were looked up, which the system takes back when it needs t
 
 import argparse
 import json
+import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +69,13 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("speech", nargs="+", type=Path, help="folders or files of speech with transcripts")
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--mixed", type=int, metavar="SEED", help="join the clips in a random order")
     options = parser.parse_args()
     clips = [u for folder in options.speech for u in open_dataset(folder).utterances() if u.text]
+    if options.mixed is not None:
+        random.Random(options.mixed).shuffle(clips)
     with Transcriber(options.bundle, decoder="host") as transcriber:
         alone = [transcriber.text(clip.path, language="en") for clip in clips]
-    parts = count_word_errors([clip.text or "" for clip in clips], alone, WORKSPACE.whisper).percent
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "long.flac")
         references: list[str] = []
@@ -83,6 +89,7 @@ def main() -> int:
                 references.append(clip.text or "")
         command = [sys.executable, __file__, "--work", str(options.bundle), str(path)]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    parts = count_word_errors(references, list(islice(cycle(alone), len(references))), WORKSPACE.whisper).percent
     whole = count_word_errors([" ".join(references)], [found["text"]], WORKSPACE.whisper).percent
     early = [point for point in found["memory"] if point[0] <= SETTLED_SECONDS]
     settled, settled_files = (max(point[i] for point in early) for i in (1, 2))

@@ -63,23 +63,23 @@ class Stopwatch:
             self.seconds -= time.perf_counter() - started
         return features
 
-    def read(self, *window: Any) -> Reading:
+    def read(self, *window: Any) -> list[Reading]:
         """Decode with all looks; see `WindowReader`."""
         return self._timed(self._read, *window)
 
-    def glance(self, *window: Any) -> Reading:
+    def glance(self, *window: Any) -> list[Reading]:
         """Decode once; see `WindowReader`."""
         return self._timed(self._glance, *window)
 
-    def _timed(self, decode: Callable[..., Reading], *window: Any) -> Reading:
+    def _timed(self, decode: Callable[..., list[Reading]], *window: Any) -> list[Reading]:
         if self._decodes:
             return decode(*window)
         self._decodes = True
         started = time.perf_counter()
-        reading = decode(*window)
+        readings = decode(*window)
         self.seconds += time.perf_counter() - started
         self._decodes = False
-        return reading
+        return readings
 
 
 class ReferenceReader(WindowReader):
@@ -104,11 +104,11 @@ class ReferenceReader(WindowReader):
         self._weight, self._positional = arrays[0], arrays[1][: plan.sequence]
         self._counted = decoder  # it is not run, it only counts
 
-    def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
+    def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
         """Decode; there are no second looks."""
         return self.glance(window, features, prompt)
 
-    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
+    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
         """Decode from nothing."""
         ids = np.zeros(len(self._positional), np.int64)
         ids[: len(prompt.tokens)] = prompt.tokens
@@ -125,7 +125,7 @@ class ReferenceReader(WindowReader):
                 break
             text.append(best)
             ids[row + 1] = best
-        return Reading(window, Decoded(tuple(text), 0.0, 0.0))
+        return [Reading(window, Decoded(tuple(text), 0.0, 0.0))]
 
 
 class Files:
@@ -180,7 +180,7 @@ class HardCuts(Files):
         texts = []
         for start in range(0, len(samples), size):
             window = Window(start, samples[start : start + size])
-            reading = reader.read(window, reader.encode(window), prompt)
+            (reading,) = reader.read(window, reader.encode(window), prompt)
             texts.append(self._transcriber.tokenizer.decode(reading.decoded.tokens).strip())
         return " ".join(texts)
 

@@ -83,7 +83,7 @@ class StreamTranscriber:
         self._decoded_at = 0
         self._draft: tuple[int, ...] = ()
         self._partial = ""
-        self._glanced: list[Reading] = []  # what the partial text was read as
+        self._glanced: list[tuple[Window, list[Reading]]] = []  # what the partial text was read in
 
     def push(self, samples: np.ndarray, arrived: float | None = None) -> Iterator[StreamUpdate]:
         """Take the next samples and yield what is new: the text of windows that are complete, then partial text.
@@ -124,10 +124,11 @@ class StreamTranscriber:
             reader = self._transcriber.reader
             features = reader.encode(window)
             prompt = self._prompt(self._spoken.settle(features))
-            reading = reader.read(window, features, prompt, self._draft)
-            segments = tuple(segments_of(reading, self._transcriber.tokenizer))
+            readings = reader.read(window, features, prompt, self._draft)
+            tokenizer = self._transcriber.tokenizer
+            segments = tuple(segment for reading in readings for segment in segments_of(reading, tokenizer))
             # What was read behind the cut is the guess for the next window.
-            self._draft = self._draft[len(reading.decoded.tokens) :]
+            self._draft = self._draft[len(_tokens(readings)) :]
             self._partial, self._glanced = "", []
             self._complete.popleft()
             yield self._update(segments, arrived, calls)
@@ -135,21 +136,25 @@ class StreamTranscriber:
     def _guess(self, arrived: float) -> StreamUpdate:
         calls = self._transcriber.text_decoder.calls
         if self._cutter.has_sound:
-            draft, readings = self._draft, list[Reading]()
+            draft, glanced = self._draft, list[tuple[Window, list[Reading]]]()
             for window in self._cutter.pending:
-                readings.append(self._glance(window, draft))
-                draft = draft[len(readings[-1].decoded.tokens) :]
-            self._glanced = readings
-            self._draft = tuple(token for reading in readings for token in reading.decoded.tokens)
+                found = self._glance(window, draft)
+                glanced.append((window, found))
+                draft = draft[len(_tokens(found)) :]
+            self._glanced = glanced
+            readings = [reading for _, found in glanced for reading in found]
+            self._draft = _tokens(readings)
             tokenizer = self._transcriber.tokenizer
-            self._partial = " ".join(segment.text for found in readings for segment in segments_of(found, tokenizer))
+            self._partial = " ".join(
+                segment.text for reading in readings for segment in segments_of(reading, tokenizer)
+            )
         return self._update((), arrived, calls)
 
-    def _glance(self, window: Window, draft: Sequence[int]) -> Reading:
+    def _glance(self, window: Window, draft: Sequence[int]) -> list[Reading]:
         """What is in a pending window; what was read at the last glance if it has not grown since."""
-        for known in self._glanced:
-            if (known.window.start, known.window.seconds) == (window.start, window.seconds):
-                return known
+        for known, readings in self._glanced:
+            if (known.start, known.seconds) == (window.start, window.seconds):
+                return readings
         reader = self._transcriber.reader
         features = reader.encode(window)
         return reader.glance(window, features, self._prompt(self._spoken.guess(features)), draft)
@@ -165,3 +170,7 @@ class StreamTranscriber:
             time.perf_counter() - arrived,
             self._transcriber.text_decoder.calls - calls,
         )
+
+
+def _tokens(readings: Sequence[Reading]) -> tuple[int, ...]:
+    return tuple(token for reading in readings for token in reading.decoded.tokens)

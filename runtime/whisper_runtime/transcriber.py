@@ -210,7 +210,8 @@ class Transcriber(Closing):
             if spoken.is_settled:
                 info.language, info.language_probability = guess.code, guess.probability
             prompt = self.prompt(guess.code, info.task, timestamps)
-            return segments_of(self.reader.read(window, features, prompt), self.tokenizer)
+            for reading in self.reader.read(window, features, prompt):
+                yield from segments_of(reading, self.tokenizer)
 
         failure = None
         while True:

@@ -1,8 +1,9 @@
-"""Reads one window: encodes and decodes it, and looks again where the text is doubtful."""
+"""Reads one window: encodes and decodes it, again where the text is doubtful, in parts where the text is too short."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from whisper_runtime.spoken_language import LanguageGuess
 from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.windows import Window
+from whisper_runtime.windows import Window, loud_seconds, split_at_pause
 
 # Where the model is in doubt it is shown the same sound again, a little later in the window and louder: that is another
 # picture to the encoder. Of both texts the one that the model finds likelier is taken; a look costs an encoding and,
@@ -50,6 +51,12 @@ _LEAST_LOGPROB = -1.7
 # Text that compresses this well repeats itself. As in openai-whisper.
 _MOST_COMPRESSION = 2.4
 
+# At a pause, above all if somebody else goes on, the model often ends the text and leaves out the rest. Such a text is
+# too short for its sound: people say 14 to 25 bytes of UTF-8 in a second that is not quiet. Then the window is read in
+# two parts as well, which are taken if they say notably more. Measured, see benchmarks/README.md.
+_LEAST_BYTES_PER_SECOND = 14.0
+_NOTABLY_MORE = 1.1
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -66,7 +73,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read in a window.
+    """What was read in a window, or in a part of one.
 
     Attributes:
         window: the sound.
@@ -125,30 +132,63 @@ class WindowReader:
         best = int(odds.argmax())
         return LanguageGuess(languages[best], float(odds[best] / odds.sum()), no_speech)
 
-    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
-        """Decode an encoded window once. The draft, a guess of its tokens, only saves calls. Raises BackendError."""
-        self._decoder.begin(features)
-        return Reading(window, self._greedy.decode(prompt.tokens, prompt.rules, window.seconds, draft))
+    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
+        """Decode an encoded window, or each of its parts, once.
 
-    def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
-        """Decode an encoded window, and look again while the text is doubtful.
+        The draft, a guess of the tokens, only saves calls. Raises BackendError.
+        """
+        return self._read_whole_or_parts(self._decode_once, window, features, prompt, draft)
+
+    def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
+        """Decode an encoded window, or each of its parts, and look again while the text is doubtful.
 
         The draft only saves calls; a decoder that follows several texts does without it. Raises BackendError.
         """
-        if self._beams is not None:
-            return self._search(self._beams, window, features, prompt)
-        best = self.glance(window, features, prompt, draft)
+        read = self._look_again if self._beams is None else partial(self._search, self._beams)
+        return self._read_whole_or_parts(read, window, features, prompt, draft)
+
+    def _read_whole_or_parts(
+        self,
+        read: Callable[[Window, Features, Prompt, Sequence[int]], Reading],
+        window: Window,
+        features: Features,
+        prompt: Prompt,
+        draft: Sequence[int],
+    ) -> list[Reading]:
+        whole = read(window, features, prompt, draft)
+        enough = _LEAST_BYTES_PER_SECOND * loud_seconds(window)
+        if hears_nothing(whole.decoded) or self._bytes([whole]) >= enough or not (halves := split_at_pause(window)):
+            return [whole]
+        first, second = (
+            self._read_whole_or_parts(read, half, self.encode(half), prompt, guess)
+            for half, guess in zip(halves, (whole.decoded.tokens, ()), strict=True)
+        )
+        return first + second if self._bytes(first + second) > _NOTABLY_MORE * self._bytes([whole]) else [whole]
+
+    def _bytes(self, readings: Sequence[Reading]) -> int:
+        """How long the text is that somebody says in them, in UTF-8."""
+        said = (reading.decoded.tokens for reading in readings if not hears_nothing(reading.decoded))
+        return sum(len(self._tokenizer.decode(tokens).strip().encode()) for tokens in said)
+
+    def _decode_once(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]) -> Reading:
+        self._decoder.begin(features)
+        return Reading(window, self._greedy.decode(prompt.tokens, prompt.rules, window.seconds, draft))
+
+    def _look_again(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]) -> Reading:
+        best = self._decode_once(window, features, prompt, draft)
         for look in LOOKS[1:]:
             # In noise, the likeliest of several inventions would be more convincing than the first.
             if self._is_sure(best.decoded, DOUBTFUL_LOGPROB) or hears_nothing(best.decoded):
                 break
-            looked = self.glance(window, self.encode(window, look), prompt, best.decoded.tokens)
+            looked = self._decode_once(window, self.encode(window, look), prompt, best.decoded.tokens)
             looked = replace(looked, shift=self._shift(window, look))
             if not self._says_again(best.decoded, looked.decoded):
                 best = looked if self._says_again(looked.decoded, best.decoded) else max(best, looked, key=self._worth)
         return best
 
-    def _search(self, beams: BeamDecoder, window: Window, features: Features, prompt: Prompt) -> Reading:
+    def _search(
+        self, beams: BeamDecoder, window: Window, features: Features, prompt: Prompt, _: Sequence[int]
+    ) -> Reading:
         """Follow several texts; where the likeliest is doubtful, again with another picture beside the first."""
         beams.decoder.begin(features)
         first = beams.decode(prompt.tokens, prompt.rules, window.seconds)

@@ -53,6 +53,9 @@ _AHEAD = 1.0
 # mid-sentence, and a sentence is read better in one piece.
 _END_SECONDS = 2.0
 
+# A window is split in two at a pause of at least so many seconds, and so far from where its sound begins and ends.
+_SPLIT_PAUSE_SECONDS, _SPLIT_MARGIN_SECONDS = 0.15, 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class Window:
@@ -149,9 +152,7 @@ class WindowCutter:
         self._samples = self._buffer[self._end - held - len(samples) : self._end]
         known = len(self._levels)
         whole = len(self._samples) // FRAME
-        frames = self._samples[known * FRAME : whole * FRAME].reshape(-1, FRAME)
-        # The variance, so that a constant offset is silent.
-        levels = 10.0 * np.log10(np.var(frames, axis=1, dtype=np.float64) + 1e-12)
+        levels = frame_levels(self._samples[known * FRAME : whole * FRAME])
         silent = np.empty(len(levels), bool)
         for i, level in enumerate(levels):
             self._latest.append(level)
@@ -221,6 +222,33 @@ def cut_windows(blocks: Iterable[NDArray[np.float32]], seconds: int) -> Iterator
     yield from cutter.finish()
     if failure is not None:
         raise failure
+
+
+def frame_levels(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How loud each whole frame of some samples (n,) is, (n // FRAME,) in dB of full scale."""
+    frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+    # The variance, so that a constant offset is silent.
+    levels: NDArray[np.float64] = 10.0 * np.log10(np.var(frames, axis=1, dtype=np.float64) + 1e-12)
+    return levels
+
+
+def loud_seconds(window: Window) -> float:
+    """How much of a window is not quiet beside the rest of it."""
+    return float((~quiet_frames(frame_levels(window.samples))).sum()) / _FRAMES_PER_SECOND
+
+
+def split_at_pause(window: Window) -> tuple[Window, Window] | None:
+    """A window in two, cut in the middle of its longest pause; None if it has none far from both ends of its sound."""
+    quiet = quiet_frames(frame_levels(window.samples))
+    middles, lengths = pauses(quiet)
+    loud = np.flatnonzero(~quiet)
+    margin = _SPLIT_MARGIN_SECONDS * _FRAMES_PER_SECOND
+    if len(loud):
+        lengths = np.where((middles >= loud[0] + margin) & (middles <= loud[-1] - margin), lengths, 0)
+    if not len(lengths) or lengths.max() < _SPLIT_PAUSE_SECONDS * _FRAMES_PER_SECOND:
+        return None
+    cut = int(middles[lengths.argmax()]) * FRAME
+    return Window(window.start, window.samples[:cut]), Window(window.start + cut, window.samples[cut:])
 
 
 def quiet_frames(levels: NDArray[np.float64]) -> NDArray[np.bool_]:

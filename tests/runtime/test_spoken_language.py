@@ -58,7 +58,7 @@ class Polyglot:
 
     def read(self, window, features, prompt, draft=()):
         code = next(code for code in self.tokenizer.languages if self.tokenizer.language_token(code) in prompt.tokens)
-        return Reading(window, Decoded(tuple(self.tokenizer.encode(code)), 0.0, 0.0))
+        return [Reading(window, Decoded(tuple(self.tokenizer.encode(code)), 0.0, 0.0))]
 
     glance = read
 

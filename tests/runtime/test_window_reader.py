@@ -92,7 +92,7 @@ def read(tokenizer):
         reader = WindowReader(ear, script, tokenizer, SECONDS)
         window = Window(8000, np.random.default_rng(1).normal(0, 0.1, round(length * RATE)).astype(np.float32))
         prompt = Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer))
-        reading = reader.read(window, reader.encode(window), prompt, draft)
+        (reading,) = reader.read(window, reader.encode(window), prompt, draft)
         assert reading.window is window
         return tokenizer.decode(reading.decoded.tokens), reading, ear, script
 
@@ -184,6 +184,84 @@ def test_noise_is_not_looked_at_again(read):
     assert len(ear.mels) == 1
 
 
+# A text that is too short for its sound
+
+LONG, REST = " And so my fellow Americans went home.", " Ask not what that was about, I said."
+SHORT, TAIL = " And so", " on."
+
+
+def turns(*seconds):
+    """A window with sound, a pause, sound and so on, each of so many seconds."""
+    samples = np.random.default_rng(2).normal(0, 0.1, round(sum(seconds) * RATE)).astype(np.float32)
+    edges = np.round(np.cumsum(seconds) * RATE).astype(int)
+    for start, end in zip(edges[::2], edges[1::2], strict=False):
+        samples[start:end] = 0
+    return Window(8000, samples)
+
+
+@pytest.fixture
+def hear(tokenizer):
+    """Reads a window which says something as a whole and something in each part that is encoded after it."""
+
+    def call(window, *readings, glance=False, script=Script):
+        ear, script = Ear(), script(tokenizer, *readings)
+        reader = WindowReader(ear, script, tokenizer, SECONDS)
+        prompt = Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer))
+        found = (reader.glance if glance else reader.read)(window, reader.encode(window), prompt)
+        return [tokenizer.decode(reading.decoded.tokens) for reading in found], found, ear, script
+
+    return call
+
+
+@pytest.mark.parametrize("glance", [False, True])
+def test_a_text_too_short_for_its_sound_is_read_in_parts(hear, tokenizer, glance):
+    window = turns(0.8, 0.3, 0.8)
+    texts, found, ear, script = hear(window, (SHORT, SURE), (LONG, SURE), (REST, SURE), glance=glance)
+    assert texts == [LONG, REST]
+    first, second = (reading.window for reading in found)
+    assert (first.start, second.start) == (8000, 8000 + len(first.samples))
+    assert first.seconds == pytest.approx(0.95, abs=0.02)
+    assert np.array_equal(np.concatenate((first.samples, second.samples)), window.samples)
+    assert len(ear.mels) == 3
+    assert script.guesses == [[], tokenizer.encode(SHORT), []]
+
+
+def test_several_texts_are_followed_in_each_part(hear):
+    class Sure(Branching):
+        def also(self, features):
+            raise AssertionError
+
+    assert hear(turns(0.8, 0.3, 0.8), (SHORT, SURE), (LONG, SURE), (REST, SURE), script=Sure)[0] == [LONG, REST]
+
+
+def test_a_part_whose_text_is_too_short_has_parts_of_its_own(hear):
+    window = turns(0.55, 0.2, 0.55, 0.3, 0.4)
+    texts, found, _, _ = hear(window, (SHORT, SURE), (SHORT, SURE), (ONE, SURE), (OTHER, SURE), (LONG, SURE))
+    assert texts == [ONE, OTHER, LONG]
+    starts = [reading.window.start for reading in found]
+    assert [(start - 8000) / RATE for start in starts] == pytest.approx([0, 0.65, 1.45], abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("window", "readings", "looks"),
+    [
+        (turns(0.8, 0.3, 0.8), [(LONG, SURE), (ONE, SURE), (OTHER, SURE)], 1),
+        (turns(1.6), [(SHORT, SURE), (LONG, SURE), (REST, SURE)], 1),
+        (turns(0.8, 0.1, 0.8), [(SHORT, SURE), (LONG, SURE), (REST, SURE)], 1),
+        (turns(0.4, 0.15, 0.8), [(SHORT, SURE), (LONG, SURE), (REST, SURE)], 1),
+        (turns(0.8, 0.3, 0.8), [(SHORT, 2000), (LONG, SURE), (REST, SURE)], 1),
+        (turns(0.8, 0.3, 0.8), [(ONE, SURE), (SHORT, SURE), (TAIL, SURE)], 3),
+        (turns(0.8, 0.3, 0.8), [(SHORT, SURE), (SHORT, SURE), (LONG, 5000)], 3),
+    ],
+    ids=["enough", "no pause", "short pause", "pause at the start", "noise", "no more in parts", "noise in a part"],
+)
+def test_a_window_is_left_whole(hear, window, readings, looks):
+    texts, found, ear, _ = hear(window, *readings)
+    assert texts == [readings[0][0]]
+    assert found[0].window is window
+    assert len(ear.mels) == looks
+
+
 # A decoder that follows several texts
 
 
@@ -210,7 +288,7 @@ def search(tokenizer):
         reader = WindowReader(ear, script, tokenizer, SECONDS)
         window = Window(8000, np.random.default_rng(1).normal(0, 0.1, RATE).astype(np.float32))
         prompt = Prompt(tokenizer.sot_sequence(timestamps=timestamps), TokenRules(tokenizer, timestamps))
-        reading = reader.read(window, reader.encode(window), prompt, tokenizer.encode(OTHER))
+        (reading,) = reader.read(window, reader.encode(window), prompt, tokenizer.encode(OTHER))
         assert (reading.window, reading.shift) == (window, 0.0)
         return tokenizer.decode(reading.decoded.tokens), reading, ear
 
@@ -267,7 +345,7 @@ def test_a_beam_of_one_is_greedy(tokenizer):
     script.beam_size = 1
     reader = WindowReader(Ear(), script, tokenizer, SECONDS)
     window = Window(0, np.ones(RATE, np.float32))
-    reading = reader.read(window, reader.encode(window), Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer)))
+    (reading,) = reader.read(window, reader.encode(window), Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer)))
     assert tokenizer.decode(reading.decoded.tokens) == ONE
 
 
@@ -296,7 +374,7 @@ def test_a_glance_is_one_look_however_doubtful(tokenizer):
     reader = WindowReader(ear, script, tokenizer, SECONDS)
     window = Window(0, np.ones(RATE, np.float32))
     prompt = Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer))
-    reading = reader.glance(window, reader.encode(window), prompt, tokenizer.encode(ONE))
+    (reading,) = reader.glance(window, reader.encode(window), prompt, tokenizer.encode(ONE))
     assert reading == Reading(window, reading.decoded, 0.0)
     assert tokenizer.decode(reading.decoded.tokens) == ONE
     assert reading.decoded.avg_logprob < DOUBTFUL_LOGPROB
@@ -451,7 +529,7 @@ def test_a_second_look_does_not_take_the_features_of_windows_encoded_ahead(devic
     random = np.random.default_rng(0)
     windows = [Window(0, random.normal(0, 0.1, RATE // 2).astype(np.float32)) for _ in range(6)]
     alone = [reader.read(window, reader.encode(window), prompt) for window in windows]
-    assert all(reading.decoded.avg_logprob < DOUBTFUL_LOGPROB for reading in alone)  # each is looked at again
+    assert all(reading.decoded.avg_logprob < DOUBTFUL_LOGPROB for (reading,) in alone)  # each is looked at again
     together, ahead = [], []
     for window in windows:
         ahead.append((window, reader.encode(window)))

@@ -18,8 +18,11 @@ from whisper_runtime.windows import (
     WindowCutter,
     cut_prices,
     cut_windows,
+    frame_levels,
+    loud_seconds,
     pauses,
     quiet_frames,
+    split_at_pause,
 )
 
 LOUD = -20.0  # dB of full scale, as speech is
@@ -501,3 +504,47 @@ def test_the_loudest_frames_are_never_quiet(levels):
     if len(levels):
         assert not quiet[levels.argmax()]
         assert not quiet.any() or levels[quiet].max() < levels[~quiet].min()
+
+
+# In two parts
+
+
+def test_a_window_is_split_in_the_middle_of_its_longest_pause():
+    window = Window(500, seconds((2, LOUD), (0.2, None), (2, LOUD), (0.4, None), (1, LOUD)))
+    first, second = split_at_pause(window)
+    assert first.seconds == pytest.approx(4.4, abs=0.02)
+    assert second.start == 500 + len(first.samples)
+    assert loud_seconds(window) == pytest.approx(5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(3, LOUD)],
+        [(3, None)],
+        [(0.01, LOUD)],
+        [(2, LOUD), (0.1, None), (2, LOUD)],
+        [(0.3, LOUD), (0.3, None), (3, LOUD)],
+        [(3, LOUD), (0.3, None), (0.3, LOUD)],
+        [(1, None), (3, LOUD), (1, None)],
+    ],
+    ids=["no pause", "silence", "a frame", "short pause", "at the start", "at the end", "around it"],
+)
+def test_a_window_without_a_long_pause_inside_is_not_split(parts):
+    assert split_at_pause(Window(0, seconds(*parts))) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    parts=st.lists(st.tuples(st.floats(0.0, 3.0), st.none() | st.floats(-70, -10)), min_size=1, max_size=5),
+    start=st.integers(0, 10**9),
+)
+def test_two_parts_are_the_whole_and_neither_is_tiny(parts, start):
+    samples = seconds(*parts)
+    assert 0 <= loud_seconds(Window(start, samples)) <= len(samples) / RATE
+    if found := split_at_pause(Window(start, samples)):
+        first, second = found
+        assert (first.start, second.start) == (start, start + len(first.samples))
+        assert np.array_equal(np.concatenate((first.samples, second.samples)), samples)
+        assert min(first.seconds, second.seconds) >= 0.5
+        assert frame_levels(second.samples)[0] < frame_levels(samples).max()

@@ -68,7 +68,7 @@ def test_drafts_save_calls_and_change_nothing(folder, checkpoint, whisper_assets
         ):
             reader._greedy._limit = LIMIT  # random weights know no end
             before, name = slots.calls, type(reader).__name__
-            readings[name, number] = reader.read(window, reader.encode(window), prompt)
+            (readings[name, number],) = reader.read(window, reader.encode(window), prompt)
             calls[name] = calls.get(name, 0) + slots.calls - before
         assert readings["DraftedReader", number] == readings["WindowReader", number]
         tokens += len(readings["WindowReader", number].decoded.tokens)

@@ -62,7 +62,7 @@ class DraftedReader(WindowReader):
         super().__init__(backend, decoder, tokenizer, seconds)
         self._host = host
 
-    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> Reading:
+    def _decode_once(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]) -> Reading:
         """Draft and check. What the host makes of these features is a better draft than the text of another look."""
         self._host.begin(features)
         self._decoder.begin(features)
