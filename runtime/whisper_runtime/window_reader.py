@@ -11,13 +11,13 @@ from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.backends import Backend, Features
 from whisper_runtime.beam_search import BeamDecoder
 from whisper_runtime.decoding import Decoded, GreedyDecoder, probability
-from whisper_runtime.loops import letters
+from whisper_runtime.loops import echo_length, letters
 from whisper_runtime.mel import window_mel
 from whisper_runtime.spoken_language import LanguageGuess
 from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.windows import Window, loud_seconds, split_at_pause
+from whisper_runtime.windows import Window, loud_seconds, split_in_two
 
 # Where the model is in doubt it is shown the same sound again, a little later in the window and louder: that is another
 # picture to the encoder. Of both texts the one that the model finds likelier is taken; a look costs an encoding and,
@@ -157,7 +157,7 @@ class WindowReader:
     ) -> list[Reading]:
         whole = read(window, features, prompt, draft)
         enough = _LEAST_BYTES_PER_SECOND * loud_seconds(window)
-        if hears_nothing(whole.decoded) or self._bytes([whole]) >= enough or not (halves := split_at_pause(window)):
+        if hears_nothing(whole.decoded) or self._bytes([whole]) >= enough or not (halves := split_in_two(window)):
             return [whole]
         first, second = (
             self._read_whole_or_parts(read, half, self.encode(half), prompt, guess)
@@ -166,9 +166,14 @@ class WindowReader:
         return first + second if self._bytes(first + second) > _NOTABLY_MORE * self._bytes([whole]) else [whole]
 
     def _bytes(self, readings: Sequence[Reading]) -> int:
-        """How long the text is that somebody says in them, in UTF-8."""
-        said = (reading.decoded.tokens for reading in readings if not hears_nothing(reading.decoded))
-        return sum(len(self._tokenizer.decode(tokens).strip().encode()) for tokens in said)
+        """How much somebody says in them, in bytes of UTF-8; what is said again at the end of a text is not counted."""
+        total = 0
+        for reading in readings:
+            if not hears_nothing(reading.decoded):
+                tokens = reading.decoded.tokens
+                echo = echo_length([self._tokenizer.decode([token]) for token in tokens])
+                total += len(self._tokenizer.decode(tokens[: len(tokens) - echo]).strip().encode())
+        return total
 
     def _decode_once(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]) -> Reading:
         self._decoder.begin(features)

@@ -53,8 +53,8 @@ _AHEAD = 1.0
 # mid-sentence, and a sentence is read better in one piece.
 _END_SECONDS = 2.0
 
-# A window is split in two at a pause of at least so many seconds, and so far from where its sound begins and ends.
-_SPLIT_PAUSE_SECONDS, _SPLIT_MARGIN_SECONDS = 0.15, 0.5
+# A window is split in two if there is so much between the beginning and the end of its sound, and no closer to them.
+_SPLIT_SECONDS, _PART_SECONDS = 2.0, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,17 +237,16 @@ def loud_seconds(window: Window) -> float:
     return float((~quiet_frames(frame_levels(window.samples))).sum()) / _FRAMES_PER_SECOND
 
 
-def split_at_pause(window: Window) -> tuple[Window, Window] | None:
-    """A window in two, cut in the middle of its longest pause; None if it has none far from both ends of its sound."""
-    quiet = quiet_frames(frame_levels(window.samples))
-    middles, lengths = pauses(quiet)
-    loud = np.flatnonzero(~quiet)
-    margin = _SPLIT_MARGIN_SECONDS * _FRAMES_PER_SECOND
-    if len(loud):
-        lengths = np.where((middles >= loud[0] + margin) & (middles <= loud[-1] - margin), lengths, 0)
-    if not len(lengths) or lengths.max() < _SPLIT_PAUSE_SECONDS * _FRAMES_PER_SECOND:
+def split_in_two(window: Window) -> tuple[Window, Window] | None:
+    """A window in two, cut where that costs least; None if its sound is too short for that."""
+    levels = frame_levels(window.samples)
+    loud = np.flatnonzero(~quiet_frames(levels))
+    if not len(loud) or loud[-1] - loud[0] < _SPLIT_SECONDS * _FRAMES_PER_SECOND:
         return None
-    cut = int(middles[lengths.argmax()]) * FRAME
+    places, prices = cut_prices(levels, len(levels))
+    margin = _PART_SECONDS * _FRAMES_PER_SECOND
+    inside = (places >= loud[0] + margin) & (places <= loud[-1] - margin)
+    cut = int(places[inside][prices[inside].argmin()]) * FRAME
     return Window(window.start, window.samples[:cut]), Window(window.start + cut, window.samples[cut:])
 
 
