@@ -53,9 +53,11 @@ _MOST_COMPRESSION = 2.4
 
 # At a pause, above all if somebody else goes on, the model often ends the text and leaves out the rest. Such a text is
 # too short for its sound: people say 14 to 25 bytes of UTF-8 in a second that is not quiet. Then the window is read in
-# two parts as well, which are taken if they say notably more. Measured, see benchmarks/README.md.
+# two parts as well, which are taken if they say notably more: what the model hardly believes in does not count, since
+# it makes up a word for a second of any sound. Measured, see benchmarks/README.md.
 _LEAST_BYTES_PER_SECOND = 14.0
 _NOTABLY_MORE = 1.1
+_BELIEVED_LOGPROB = -0.7
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,10 @@ class WindowReader:
         return first + second if self._bytes(first + second) > _NOTABLY_MORE * self._bytes([whole]) else [whole]
 
     def _bytes(self, readings: Sequence[Reading]) -> int:
-        """How much somebody says in them, in bytes of UTF-8; what is said again at the end of a text is not counted."""
+        """How much is said in them, in bytes of UTF-8: without what is not believed, or is said again at the end."""
         total = 0
         for reading in readings:
-            if not hears_nothing(reading.decoded):
+            if reading.decoded.avg_logprob >= _BELIEVED_LOGPROB and not hears_nothing(reading.decoded):
                 tokens = reading.decoded.tokens
                 echo = echo_length([self._tokenizer.decode([token]) for token in tokens])
                 total += len(self._tokenizer.decode(tokens[: len(tokens) - echo]).strip().encode())

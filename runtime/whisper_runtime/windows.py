@@ -54,7 +54,7 @@ _AHEAD = 1.0
 _END_SECONDS = 2.0
 
 # A window is split in two if there is so much between the beginning and the end of its sound, and no closer to them.
-_SPLIT_SECONDS, _PART_SECONDS = 2.0, 0.5
+_SPLIT_SECONDS, _PART_SECONDS = 3.0, 0.5
 
 
 @dataclass(frozen=True, eq=False)

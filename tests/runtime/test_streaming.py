@@ -220,3 +220,20 @@ def test_a_real_recording_streams_to_its_text(tiny_en_bundle, jfk, decoder):
         updates = stream(transcriber, cut(samples, [4000] * 100))
         assert committed(updates) == list(transcriber.transcribe(jfk)[0])
     assert any(update.partial.startswith("And so my fellow Americans") for update in updates)
+
+
+@pytest.mark.parametrize("decoder", ["device", "host"])
+def test_somebody_else_who_goes_on_in_the_same_window_is_heard(tiny_en_bundle, recording, decoder):
+    """The model ends its text where the first speaker stops."""
+    one, other = (
+        load_audio(recording(name).path) for name in ("inferencebench_voice-1272-135031-0008", "pocketsphinx-goforward")
+    )
+    samples = np.concatenate([one, other])
+    with Transcriber(tiny_en_bundle.folder, decoder=decoder) as transcriber:
+        found = list(transcriber.transcribe(samples)[0])
+        updates = stream(transcriber, cut(samples, [4000] * 100))
+    assert [segment.text.casefold().strip(" .") for segment in found][-1] == "go forward 10 meters"
+    assert found[0].text.startswith("I hope")
+    assert found[0].end == found[1].start == pytest.approx(len(one) / SAMPLE_RATE, abs=0.5)
+    assert committed(updates) == found
+    assert "forward" in updates[-2].partial

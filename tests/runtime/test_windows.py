@@ -528,7 +528,7 @@ def test_no_part_is_a_word_at_the_edge():
 
 @pytest.mark.parametrize(
     "parts",
-    [[(0.01, LOUD)], [(0.8, LOUD), (0.3, None), (0.8, LOUD)], [(2, None), (1.9, LOUD), (2, None)]],
+    [[(0.01, LOUD)], [(1.3, LOUD), (0.3, None), (1.3, LOUD)], [(2, None), (2.9, LOUD), (2, None)]],
     ids=["a frame", "short", "short in silence"],
 )
 def test_a_window_with_little_sound_is_not_split(parts):
