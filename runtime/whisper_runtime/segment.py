@@ -11,8 +11,8 @@ class Segment:
         start, end: seconds from the recording's start.
         text: what was said, without white space around it.
         tokens: the text's tokens.
-        avg_logprob: mean natural log probability of the window's tokens.
-        no_speech_prob: how probable the model thinks it that nobody speaks in the window, 0 to 1.
+        avg_logprob: mean natural log probability of the tokens that were read with these, in its window or part of one.
+        no_speech_prob: how probable the model thinks it that nobody speaks there, 0 to 1.
     """
 
     start: float

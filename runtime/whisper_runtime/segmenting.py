@@ -10,7 +10,7 @@ from whisper_runtime.window_reader import Reading, hears_nothing
 
 
 def segments_of(reading: Reading, tokenizer: Tokenizer) -> Iterator[Segment]:
-    """Yield the segments of a window: one, or one for each pair of timestamps; none if nobody speaks in it.
+    """Yield the segments of a reading: one, or one for each pair of timestamps; none if nobody speaks in it.
 
     Times are seconds from the recording's start; they never go back and never leave the window.
     """

@@ -157,7 +157,7 @@ class Transcriber(Closing):
             language: code such as "en"; None to detect it (.en models: English): the first window that leaves little
                 doubt settles it, each window before has its own.
             task: "transcribe", or "translate" into English.
-            timestamps: decode by Whisper's rules for timestamps: a segment for each phrase, not one for each window.
+            timestamps: decode by Whisper's rules for timestamps: a segment for each phrase.
 
         Returns:
             The segments, made as they are asked for, and what is known of the recording before.

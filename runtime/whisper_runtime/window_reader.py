@@ -53,9 +53,10 @@ _MOST_COMPRESSION = 2.4
 
 # At a pause, above all if somebody else goes on, the model often ends the text and leaves out the rest. Such a text is
 # too short for its sound: people say 14 to 25 bytes of UTF-8 in a second that is not quiet. Then the window is read in
-# two parts as well, which are taken if they say notably more: what the model hardly believes in does not count, since
+# two parts as well, which are taken if they say notably more. A part that the model hardly believes in does not count:
 # it makes up a word for a second of any sound. Measured, see benchmarks/README.md.
 _LEAST_BYTES_PER_SECOND = 14.0
+_BYTES_OF_DIGIT = 5  # with the blank behind it: a digit is a word
 _NOTABLY_MORE = 1.1
 _BELIEVED_LOGPROB = -0.7
 
@@ -139,7 +140,7 @@ class WindowReader:
 
         The draft, a guess of the tokens, only saves calls. Raises BackendError.
         """
-        return self._read_whole_or_parts(self._decode_once, window, features, prompt, draft)
+        return self._in_parts(self._decode_once, self._decode_once(window, features, prompt, draft), prompt, draft)
 
     def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
         """Decode an encoded window, or each of its parts, and look again while the text is doubtful.
@@ -147,35 +148,36 @@ class WindowReader:
         The draft only saves calls; a decoder that follows several texts does without it. Raises BackendError.
         """
         read = self._look_again if self._beams is None else partial(self._search, self._beams)
-        return self._read_whole_or_parts(read, window, features, prompt, draft)
+        return self._in_parts(read, read(window, features, prompt, draft), prompt, draft)
 
-    def _read_whole_or_parts(
+    def _in_parts(
         self,
         read: Callable[[Window, Features, Prompt, Sequence[int]], Reading],
-        window: Window,
-        features: Features,
+        whole: Reading,
         prompt: Prompt,
         draft: Sequence[int],
     ) -> list[Reading]:
-        whole = read(window, features, prompt, draft)
-        enough = _LEAST_BYTES_PER_SECOND * loud_seconds(window)
-        if hears_nothing(whole.decoded) or self._bytes([whole]) >= enough or not (halves := split_in_two(window)):
+        """What was read in a window if that is enough; else what is read in its parts, if that is notably more."""
+        said = self._length(whole)
+        if hears_nothing(whole.decoded) or said >= _LEAST_BYTES_PER_SECOND * loud_seconds(whole.window):
             return [whole]
-        first, second = (
-            self._read_whole_or_parts(read, half, self.encode(half), prompt, guess)
-            for half, guess in zip(halves, (whole.decoded.tokens, ()), strict=True)
-        )
-        return first + second if self._bytes(first + second) > _NOTABLY_MORE * self._bytes([whole]) else [whole]
+        halves = split_in_two(whole.window)
+        if halves is None:
+            return [whole]
+        first = read(halves[0], self.encode(halves[0]), prompt, whole.decoded.tokens)
+        rest = draft[len(first.decoded.tokens) :]
+        second = read(halves[1], self.encode(halves[1]), prompt, rest)
+        believed = [part for part in (first, second) if part.decoded.avg_logprob >= _BELIEVED_LOGPROB]
+        if sum(map(self._length, believed)) <= _NOTABLY_MORE * said:
+            return [whole]
+        return [*self._in_parts(read, first, prompt, draft), *self._in_parts(read, second, prompt, rest)]
 
-    def _bytes(self, readings: Sequence[Reading]) -> int:
-        """How much is said in them, in bytes of UTF-8: without what is not believed, or is said again at the end."""
-        total = 0
-        for reading in readings:
-            if reading.decoded.avg_logprob >= _BELIEVED_LOGPROB and not hears_nothing(reading.decoded):
-                tokens = reading.decoded.tokens
-                echo = echo_length([self._tokenizer.decode([token]) for token in tokens])
-                total += len(self._tokenizer.decode(tokens[: len(tokens) - echo]).strip().encode())
-        return total
+    def _length(self, reading: Reading) -> int:
+        """How long it takes to say a text, in bytes of UTF-8; what it says again at its end does not count."""
+        tokens = reading.decoded.tokens
+        echo = echo_length([self._tokenizer.decode([token]) for token in tokens])
+        text = self._tokenizer.decode(tokens[: len(tokens) - echo]).strip()
+        return len(text.encode()) + (_BYTES_OF_DIGIT - 1) * sum(map(str.isdigit, text))
 
     def _decode_once(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]) -> Reading:
         self._decoder.begin(features)

@@ -243,10 +243,14 @@ def split_in_two(window: Window) -> tuple[Window, Window] | None:
     loud = np.flatnonzero(~quiet_frames(levels))
     if not len(loud) or loud[-1] - loud[0] < _SPLIT_SECONDS * _FRAMES_PER_SECOND:
         return None
-    places, prices = cut_prices(levels, len(levels))
+    # No larger a size, so that there is always a place between the margins.
+    places, prices = cut_prices(levels, min(len(levels), 10 * _FRAMES_PER_SECOND))
     margin = _PART_SECONDS * _FRAMES_PER_SECOND
     inside = (places >= loud[0] + margin) & (places <= loud[-1] - margin)
-    cut = int(places[inside][prices[inside].argmin()]) * FRAME
+    places, prices = places[inside], prices[inside]
+    # Of those that cost about the same, the one nearest to the middle.
+    best = np.lexsort((abs(2 * places - len(levels)), prices.round(1)))[0]
+    cut = int(places[best]) * FRAME
     return Window(window.start, window.samples[:cut]), Window(window.start + cut, window.samples[cut:])
 
 

@@ -205,11 +205,11 @@ def turns(*seconds):
 def hear(tokenizer):
     """Reads a window which says something as a whole and something in each part that is encoded after it."""
 
-    def call(window, *readings, glance=False, script=Script):
+    def call(window, *readings, glance=False, script=Script, draft=()):
         ear, script = Ear(), script(tokenizer, *readings)
         reader = WindowReader(ear, script, tokenizer, 10)
         prompt = Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer))
-        found = (reader.glance if glance else reader.read)(window, reader.encode(window), prompt)
+        found = (reader.glance if glance else reader.read)(window, reader.encode(window), prompt, draft)
         return [tokenizer.decode(reading.decoded.tokens) for reading in found], found, ear, script
 
     return call
@@ -226,6 +226,14 @@ def test_a_text_too_short_for_its_sound_is_read_in_parts(hear, tokenizer, glance
     assert np.array_equal(np.concatenate((first.samples, second.samples)), window.samples)
     assert len(ear.mels) == 3
     assert script.guesses == [[], tokenizer.encode(SHORT), []]
+
+
+def test_parts_of_what_was_read_in_parts_before_take_a_call_each(hear, tokenizer):
+    """As a stream reads it: the draft is the text of both parts."""
+    one, other = tokenizer.encode(LONG), tokenizer.encode(REST)
+    texts, _, _, script = hear(turns(1.5, 0.3, 1.5), (SHORT, SURE), *PARTS, draft=[*one, *other])
+    assert texts == [LONG, REST]
+    assert script.guesses == [[*one, *other], tokenizer.encode(SHORT), other]
 
 
 def test_several_texts_are_followed_in_each_part(hear):
@@ -246,10 +254,22 @@ def test_sound_without_a_pause_is_read_in_parts_too(hear):
 
 def test_a_part_whose_text_is_too_short_has_parts_of_its_own(hear):
     window = turns(1.6, 0.2, 1.6, 0.6, 1.5)
-    texts, found, _, _ = hear(window, (SHORT, SURE), (SHORT, SURE), (ONE, SURE), (OTHER, SURE), (LONG, SURE))
+    texts, found, _, _ = hear(window, (SHORT, SURE), (TAIL, SURE), (LONG, SURE), (ONE, SURE), (OTHER, SURE))
     assert texts == [ONE, OTHER, LONG]
     starts = [reading.window.start for reading in found]
     assert [(start - 8000) / RATE for start in starts] == pytest.approx([0, 1.7, 3.7], abs=0.03)
+
+
+def test_parts_that_say_no_more_have_no_parts_of_their_own(hear):
+    """Or the cost of a slow speaker, or of noise, would have no bound."""
+    texts, _, ear, _ = hear(turns(3.5, 0.3, 3.5), (ONE, SURE), (SHORT, SURE), (TAIL, SURE), *PARTS)
+    assert texts == [ONE]
+    assert len(ear.mels) == 3
+
+
+def test_digits_count_as_words(hear):
+    number = " 555 1299 57"
+    assert hear(turns(1.5, 0.3, 1.5), (number, SURE), *PARTS)[0] == [number]
 
 
 @pytest.mark.parametrize(
@@ -261,8 +281,17 @@ def test_a_part_whose_text_is_too_short_has_parts_of_its_own(hear):
         (turns(1.5, 0.3, 1.5), [(ONE, SURE), (SHORT, SURE), (TAIL, SURE)], 3),
         (turns(1.5, 0.3, 1.5), [(SHORT, SURE), (SHORT, SURE), (LONG, 5000)], 3),
         (turns(1.5, 0.3, 1.5), [(SHORT, SURE), (SHORT, SURE), (LONG, WORST)], 4),
+        (turns(1.5, 0.3, 1.5), [(ONE, WORST), (ONE, WORST), (SHORT, SURE), (TAIL, SURE)], 4),
     ],
-    ids=["enough text", "little sound", "noise", "no more in parts", "noise in a part", "a part in doubt"],
+    ids=[
+        "enough text",
+        "little sound",
+        "noise",
+        "no more in parts",
+        "noise in a part",
+        "a part in doubt",
+        "all in doubt",
+    ],
 )
 def test_a_window_is_left_whole(hear, window, readings, looks):
     texts, found, ear, _ = hear(window, *readings)

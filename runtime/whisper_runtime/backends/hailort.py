@@ -97,7 +97,7 @@ class HailoRTBackend(Closing):
                 self._encoder = device.load(encoder, "encoder", [self._mel], [self._encoded])
                 if self._decoder is not None:
                     self._decoder.load(device)
-                # As many as one recording needs, but for second looks at a window.
+                # As many as one recording needs, but for second looks at a window and for its parts.
                 self._free = [self._new_set() for _ in range(1 + self.lookahead)]
         except BaseException:
             self.close()
