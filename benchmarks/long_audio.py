@@ -2,8 +2,8 @@
 
 Clips are joined, again and again until the hour is full, and written as FLAC: in the order of the corpus, where a
 speaker's clips are neighbours, or with --mixed SEED in another one, where another speaker goes on at every join. The
-parts are counted as often as they are in the hour. The runtime transcribes it with a
-bundle's encoder and the host decoder, in a process of its own whose memory is read every window.
+runtime transcribes it with a bundle's encoder and the host decoder, in a process of its own whose memory is read every
+window. One by one the clips are counted as often as they are in the hour.
 
     .venv/bin/python benchmarks/long_audio.py BUNDLE [--minutes 60] SPEECH...
 
