@@ -191,16 +191,19 @@ def finished(
         no_speech: how likely it is that nobody speaks.
         seconds: length of the window's sound.
     """
-    if echo := _echo_at_end(tokenizer, text, seconds):
+    if _is_hasty(tokenizer, text, seconds) and (echo := echo_at_end(tokenizer, text)):
         return decoded(text[:-echo], logprobs, no_speech, looped=True)
     once = _said_once(tokenizer, text, leads)
     return decoded(text[:once], logprobs[: once + 1], no_speech)
 
 
-def _echo_at_end(tokenizer: Tokenizer, text: Sequence[int], seconds: float) -> int:
-    """How many tokens at the end of a text are the echo of what is before, given the length of its sound; 0 if none."""
-    if sum(map(str.isalnum, tokenizer.decode(text))) < ECHO_LETTERS_PER_SECOND * seconds:
-        return 0
+def _is_hasty(tokenizer: Tokenizer, text: Sequence[int], seconds: float) -> bool:
+    """Whether nobody says so much in so many seconds."""
+    return sum(map(str.isalnum, tokenizer.decode(text))) >= ECHO_LETTERS_PER_SECOND * seconds
+
+
+def echo_at_end(tokenizer: Tokenizer, text: Sequence[int]) -> int:
+    """How many tokens at the end of a text are the echo of what is before; 0 if none."""
     return echo_length([tokenizer.decode([token]) for token in text])
 
 

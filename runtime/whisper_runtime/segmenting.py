@@ -1,6 +1,6 @@
-"""Makes segments of what was read in a window."""
+"""Makes segments of what was read in windows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.segment import Segment
@@ -9,11 +9,16 @@ from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.window_reader import Reading, hears_nothing
 
 
-def segments_of(reading: Reading, tokenizer: Tokenizer) -> Iterator[Segment]:
-    """Yield the segments of a reading: one, or one for each pair of timestamps; none if nobody speaks in it.
+def segments_of(readings: Iterable[Reading], tokenizer: Tokenizer) -> Iterator[Segment]:
+    """Yield the segments of each reading: one, or one for each pair of timestamps; none if nobody speaks in it.
 
-    Times are seconds from the recording's start; they never go back and never leave the window.
+    Times are seconds from the recording's start; in a reading they never go back and never leave its window.
     """
+    for reading in readings:
+        yield from _segments(reading, tokenizer)
+
+
+def _segments(reading: Reading, tokenizer: Tokenizer) -> Iterator[Segment]:
     decoded, window = reading.decoded, reading.window
     if hears_nothing(decoded):
         return

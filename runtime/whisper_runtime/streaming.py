@@ -125,8 +125,7 @@ class StreamTranscriber:
             features = reader.encode(window)
             prompt = self._prompt(self._spoken.settle(features))
             readings = reader.read(window, features, prompt, self._draft)
-            tokenizer = self._transcriber.tokenizer
-            segments = tuple(segment for reading in readings for segment in segments_of(reading, tokenizer))
+            segments = tuple(segments_of(readings, self._transcriber.tokenizer))
             # What was read behind the cut is the guess for the next window.
             self._draft = self._draft[len(_tokens(readings)) :]
             self._partial, self._glanced = "", []
@@ -144,10 +143,7 @@ class StreamTranscriber:
             self._glanced = glanced
             readings = [reading for _, found in glanced for reading in found]
             self._draft = _tokens(readings)
-            tokenizer = self._transcriber.tokenizer
-            self._partial = " ".join(
-                segment.text for reading in readings for segment in segments_of(reading, tokenizer)
-            )
+            self._partial = " ".join(segment.text for segment in segments_of(readings, self._transcriber.tokenizer))
         return self._update((), arrived, calls)
 
     def _glance(self, window: Window, draft: Sequence[int]) -> list[Reading]:

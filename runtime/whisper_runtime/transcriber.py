@@ -210,8 +210,7 @@ class Transcriber(Closing):
             if spoken.is_settled:
                 info.language, info.language_probability = guess.code, guess.probability
             prompt = self.prompt(guess.code, info.task, timestamps)
-            for reading in self.reader.read(window, features, prompt):
-                yield from segments_of(reading, self.tokenizer)
+            return segments_of(self.reader.read(window, features, prompt), self.tokenizer)
 
         failure = None
         while True:

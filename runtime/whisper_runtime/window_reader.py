@@ -10,8 +10,8 @@ import numpy as np
 from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.backends import Backend, Features
 from whisper_runtime.beam_search import BeamDecoder
-from whisper_runtime.decoding import Decoded, GreedyDecoder, probability
-from whisper_runtime.loops import echo_length, letters
+from whisper_runtime.decoding import Decoded, GreedyDecoder, echo_at_end, probability
+from whisper_runtime.loops import letters
 from whisper_runtime.mel import window_mel
 from whisper_runtime.spoken_language import LanguageGuess
 from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
@@ -175,8 +175,8 @@ class WindowReader:
     def _length(self, reading: Reading) -> int:
         """How long it takes to say a text, in bytes of UTF-8; what it says again at its end does not count."""
         tokens = reading.decoded.tokens
-        echo = echo_length([self._tokenizer.decode([token]) for token in tokens])
-        text = self._tokenizer.decode(tokens[: len(tokens) - echo]).strip()
+        once = tokens[: len(tokens) - echo_at_end(self._tokenizer, tokens)]
+        text = self._tokenizer.decode(once).strip()
         return len(text.encode()) + (_BYTES_OF_DIGIT - 1) * sum(map(str.isdigit, text))
 
     def _decode_once(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]) -> Reading:

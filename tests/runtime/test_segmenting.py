@@ -45,7 +45,7 @@ def say(tokenizer):
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_without_timestamps_there_is_one_segment_as_long_as_the_window(tokenizer, say, shift):
     tokens = say(" It is what it is. ")
-    (segment,) = segments_of(reading(tokens, 62.5, 7.25, shift, -0.4, 0.125), tokenizer)
+    (segment,) = segments_of([reading(tokens, 62.5, 7.25, shift, -0.4, 0.125)], tokenizer)
     assert segment.text == "It is what it is."
     assert segment.tokens == tuple(tokens)
     assert (segment.start, segment.end) == pytest.approx((62.5, 69.75))
@@ -54,8 +54,8 @@ def test_without_timestamps_there_is_one_segment_as_long_as_the_window(tokenizer
 
 @pytest.mark.parametrize("text", ["", " ", "  \n"])
 def test_no_text_is_no_segment(tokenizer, say, text):
-    assert list(segments_of(reading(say(text)), tokenizer)) == []
-    assert list(segments_of(reading(say(0.0, text, 1.0)), tokenizer)) == []
+    assert list(segments_of([reading(say(text))], tokenizer)) == []
+    assert list(segments_of([reading(say(0.0, text, 1.0))], tokenizer)) == []
 
 
 # With timestamps
@@ -63,7 +63,7 @@ def test_no_text_is_no_segment(tokenizer, say, text):
 
 def test_with_timestamps_there_is_a_segment_for_each_phrase(tokenizer, say):
     tokens = say(0.5, " One,", 2.0, 2.0, " two.", 4.5, 5.0, " Three!", 9.0)
-    one, two, three = segments_of(reading(tokens, start=100), tokenizer)
+    one, two, three = segments_of([reading(tokens, start=100)], tokenizer)
     assert [segment.text for segment in (one, two, three)] == ["One,", "two.", "Three!"]
     times = [time for segment in (one, two, three) for time in (segment.start, segment.end)]
     assert times == pytest.approx([100.5, 102.0, 102.0, 104.5, 105.0, 109.0])
@@ -73,31 +73,31 @@ def test_with_timestamps_there_is_a_segment_for_each_phrase(tokenizer, say):
 
 def test_a_phrase_without_an_end_lasts_until_the_window_ends(tokenizer, say):
     tokens = say(0.0, " One,", 2.0, 2.0, " two")
-    _, two = segments_of(reading(tokens, start=3, seconds=5), tokenizer)
+    _, two = segments_of([reading(tokens, start=3, seconds=5)], tokenizer)
     assert (two.start, two.end) == pytest.approx((5, 8))
 
 
 def test_a_phrase_without_a_beginning_starts_where_the_one_before_ends(tokenizer, say):
-    one, two = segments_of(reading(say(" One", 1.0, " two", 3.0)), tokenizer)
+    one, two = segments_of([reading(say(" One", 1.0, " two", 3.0))], tokenizer)
     assert (one.start, one.end, two.start, two.end) == pytest.approx((0, 1, 1, 3))
 
 
 def test_an_empty_phrase_is_left_out(tokenizer, say):
     tokens = say(0.0, " One", 1.0, 1.0, 2.0, 2.0, " two", 3.0, 3.0, " ", 4.0)
-    assert [segment.text for segment in segments_of(reading(tokens), tokenizer)] == ["One", "two"]
+    assert [segment.text for segment in segments_of([reading(tokens)], tokenizer)] == ["One", "two"]
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_the_shift_is_subtracted(tokenizer, say, shift):
     tokens = say(1.0, " One,", 2.0, 3.0, " two.", 4.0)
-    one, two = segments_of(reading(tokens, start=50, shift=shift), tokenizer)
+    one, two = segments_of([reading(tokens, start=50, shift=shift)], tokenizer)
     times = np.array([one.start, one.end, two.start, two.end])
     assert times == pytest.approx(np.array([51, 52, 53, 54]) - shift)
 
 
 def test_what_the_shift_moves_out_of_the_window_is_brought_back(tokenizer, say):
     tokens = say(0.0, " One,", 2.0, 2.0, " two.", 5.0 + SHIFTS[-1])
-    one, two = segments_of(reading(tokens, start=50, seconds=5, shift=SHIFTS[-1]), tokenizer)
+    one, two = segments_of([reading(tokens, start=50, seconds=5, shift=SHIFTS[-1])], tokenizer)
     assert one.start == 50
     assert two.end == pytest.approx(55)
 
@@ -112,7 +112,7 @@ def test_times_never_go_back_and_never_leave_the_window(tokenizer, data, start, 
     early = st.integers(tokenizer.timestamp_begin, tokenizer.timestamp_begin + 600)
     tokens = data.draw(st.lists(word | time | early, max_size=24))
     window = Window(start, np.zeros(length, np.float32))
-    segments = list(segments_of(Reading(window, Decoded(tuple(tokens), LIKELY, SPEECH), shift), tokenizer))
+    segments = list(segments_of([Reading(window, Decoded(tuple(tokens), LIKELY, SPEECH), shift)], tokenizer))
     first, last = start / RATE, start / RATE + window.seconds
     latest = first
     for segment in segments:
@@ -139,7 +139,7 @@ def test_times_never_go_back_and_never_leave_the_window(tokenizer, data, start, 
 )
 def test_there_is_no_segment_where_nobody_speaks_and_the_text_is_unlikely(tokenizer, say, no_speech, likely, kept):
     for tokens in (say(" Thank you."), say(0.0, " Thank", 1.0, 1.0, " you.", 2.0)):
-        found = list(segments_of(reading(tokens, avg_logprob=likely, no_speech_prob=no_speech), tokenizer))
+        found = list(segments_of([reading(tokens, avg_logprob=likely, no_speech_prob=no_speech)], tokenizer))
         assert bool(found) == kept
 
 
@@ -147,6 +147,6 @@ def test_there_is_no_segment_where_nobody_speaks_and_the_text_is_unlikely(tokeni
 def test_what_a_model_reads_into_the_noise_of_a_room_is_no_text(tokenizer, say, no_speech, likely):
     """What tiny gave for pauses with noise 25 to 35 dB below the speech; for speech it gave -1.01 at worst."""
     found = segments_of(
-        reading(say(" I'm going to be the first"), no_speech_prob=no_speech, avg_logprob=likely), tokenizer
+        [reading(say(" I'm going to be the first"), no_speech_prob=no_speech, avg_logprob=likely)], tokenizer
     )
     assert list(found) == []
