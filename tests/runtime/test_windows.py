@@ -18,6 +18,7 @@ from whisper_runtime.windows import (
     WindowCutter,
     cut_prices,
     cut_windows,
+    frame_levels,
     loud_seconds,
     pauses,
     quiet_frames,
@@ -295,6 +296,20 @@ def test_speech_is_never_cut_between_its_pauses(phrases, level):
     found = cut(samples)
     for item in found[1:]:
         assert inside(item.start / RATE, *places)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.5, 2.0), pause_lengths, pause_levels), min_size=8, max_size=16))
+@example([(1, 1, -50), (2, 1, -50), (2, 1.5, -50), (1.5, 1, -50), (1.5, 0.5, -50), *[(1.5, 0.5, -120)] * 3])
+def test_with_pauses_of_any_levels_no_cut_is_in_the_loud_part_of_a_syllable(phrases):
+    parts = [
+        (speech(sound, seed=seed), noise(round(pause * RATE), level))
+        for seed, (sound, pause, level) in enumerate(phrases)
+    ]
+    samples = np.concatenate([part for pair in parts for part in pair])
+    levels = frame_levels(samples)
+    for item in cut(samples)[1:]:
+        assert levels[item.start // FRAME] < LOUD - 8
 
 
 def test_the_longer_pause_is_taken():
