@@ -32,6 +32,7 @@ from whisper_runtime.bundle import Bundle
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.stitching import for_host_decoder
 from whisper_runtime.transcriber import Transcriber
 from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import load
@@ -60,9 +61,10 @@ def open_form(form: str, plan: ShapePlan) -> Transcriber:
     else:
         bundle = Bundle.open(WORKSPACE.bundle(plan))
         folder, backend, embedding = bundle.folder, open_backend(bundle), bundle.embedding()
-    host = HostDecoder(backend, embedding, folder)
     if form.endswith("/host"):
-        return Transcriber.from_parts(backend, host, tokenizer, plan.seconds)
+        backend, seconds = for_host_decoder(backend, folder, plan.seconds)
+        return Transcriber.from_parts(backend, HostDecoder(backend, embedding, folder), tokenizer, seconds)
+    host = HostDecoder(backend, embedding, folder)
     slots = SlotDecoder(backend, embedding, plan.sequence)
     transcriber = Transcriber.from_parts(backend, slots, tokenizer, plan.seconds)
     transcriber.reader = DraftedReader(backend, slots, host, tokenizer, plan.seconds)

@@ -25,6 +25,7 @@ from whisper_runtime.decoding import Decoded
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.stitching import for_host_decoder
 from whisper_runtime.streaming import StreamTranscriber
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
@@ -198,8 +199,9 @@ def open_runtime(name: str, variant: str, arch: str) -> Engine:
     has_slots = name in ("float/slots", "float/slots+draft", "float/stream")
     backend = OnnxRuntimeBackend(folder / ENCODER, folder / DECODER if has_slots else None, THREADS)
     if name == "float/host":
-        host = HostDecoder(backend, embedding, folder, THREADS)
-        return Files(Transcriber.from_parts(backend, host, tokenizer, plan.seconds))
+        encoder, seconds = for_host_decoder(backend, folder, plan.seconds)
+        host = HostDecoder(encoder, embedding, folder, THREADS)
+        return Files(Transcriber.from_parts(encoder, host, tokenizer, seconds))
     slots = SlotDecoder(backend, embedding, plan.sequence)
     transcriber = Transcriber.from_parts(backend, slots, tokenizer, plan.seconds)
     if name == "float/slots+draft":

@@ -15,6 +15,7 @@ from whisper_runtime.errors import BackendError
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.stitching import for_host_decoder
 from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
 
 TOKENS = 25  # of a typical window
@@ -35,8 +36,10 @@ def choose_decoder(
     threads: int | None = None,
     drafted: bool = False,
     beam_size: int | None = None,
-) -> TextDecoder:
-    """Return the decoder that is faster here, ready for its first window, and log why it was taken.
+) -> tuple[Backend, TextDecoder, int]:
+    """Return the decoder that is faster here, with the backend to encode with and the seconds of its longest window.
+
+    It is ready for its first window; why it was taken is logged.
 
     Encodes a window of noise and decodes a few tokens with both: less than a second in all.
 
@@ -54,22 +57,30 @@ def choose_decoder(
     manifest = bundle.manifest
     device = SlotDecoder(backend, embedding, manifest.sequence)
     try:
-        host = HostDecoder(backend, embedding, bundle.folder, threads, beam_size)
+        stitching, seconds = for_host_decoder(backend, bundle.folder, manifest.seconds)
+        host = HostDecoder(stitching, embedding, bundle.folder, threads, beam_size)
     except BackendError as error:
         _log.info("decoder: device, because the host's cannot be had: %s", error)
-        return device
-    noise = np.random.default_rng(0).normal(0, 0.1, manifest.seconds * SAMPLE_RATE).astype(np.float32)
-    features = backend.encode(np.ascontiguousarray(window_mel(noise, manifest.seconds).T[None]))
+        return backend, device, manifest.seconds
+    features = _noise(backend, manifest.seconds)
     costs: dict[TextDecoder, float] = {
-        device: _cost(device, features, manifest.sot_sequence, DRAFTED_SHARE if drafted else 1.0),
-        # Most of a stream's decoding is partial text, which is decoded greedily.
-        host: _cost(host, features, manifest.sot_sequence, beams=1 if drafted else host.beam_size),
+        device: _cost(device, features, manifest.sot_sequence, DRAFTED_SHARE if drafted else 1.0)
     }
+    if stitching is not backend:
+        features = _noise(stitching, seconds)
+    # Most of a stream's decoding is partial text, which is decoded greedily.
+    costs[host] = _cost(host, features, manifest.sot_sequence, beams=1 if drafted else host.beam_size)
     chosen, other = sorted(costs, key=costs.__getitem__)
     _log.info(
         "decoder: %s (%.1f ms a token, %s %.1f ms)", chosen.name, 1e3 * costs[chosen], other.name, 1e3 * costs[other]
     )
-    return chosen
+    return (stitching, host, seconds) if chosen is host else (backend, device, manifest.seconds)
+
+
+def _noise(backend: Backend, seconds: int) -> Features:
+    """A window full of noise, encoded."""
+    noise = np.random.default_rng(0).normal(0, 0.1, seconds * SAMPLE_RATE).astype(np.float32)
+    return backend.encode(np.ascontiguousarray(window_mel(noise, seconds).T[None]))
 
 
 def _cost(decoder: TextDecoder, features: Features, prompt: Sequence[int], calls: float = 1.0, beams: int = 1) -> float:

@@ -533,8 +533,12 @@ def describe(manifest: Manifest) -> str:
     lines = [f"{manifest.name} {manifest.version}"]
     if manifest.emulated:
         lines.append(f"  {EMULATED_NOTICE}")
+    host_seconds = data["io"].get("host_decoder", {}).get("window_seconds", manifest.seconds)
+    window = f"window {manifest.seconds} s"
+    if host_seconds != manifest.seconds:
+        window += f" ({host_seconds} s with the host's decoder)"
     rows = {
-        "model": f"Whisper {manifest.variant}, window {manifest.seconds} s, {manifest.sequence} decoder slots",
+        "model": f"Whisper {manifest.variant}, {window}, {manifest.sequence} decoder slots",
         "for": manifest.arch,
         "compiler": f"{data['compiler']['name']} {data['compiler']['version']}",
         "checkpoint": f"{_source(build['checkpoint_source'])}, tensors {data['checkpoint']['tensor_digest'][:12]}",

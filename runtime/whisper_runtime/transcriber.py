@@ -17,6 +17,7 @@ from whisper_runtime.segment import Segment, TranscriptionInfo
 from whisper_runtime.segmenting import segments_of
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.spoken_language import SpokenLanguage
+from whisper_runtime.stitching import for_host_decoder
 from whisper_runtime.text_decoder import TextDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
@@ -45,7 +46,7 @@ class Transcriber(Closing):
 
     Attributes:
         tokenizer: the model's tokenizer.
-        seconds: the encoder's window.
+        seconds: the longest window. The host's decoder may have longer ones than the encoder; see `stitching`.
         reader: reads single windows.
         text_decoder: predicts the next token; counts its calls.
 
@@ -76,15 +77,17 @@ class Transcriber(Closing):
         device = open_backend(opened, backend, share_device, with_decoder=decoder != "host", threads=threads)
         try:
             text_decoder: TextDecoder
+            seconds = manifest.seconds
             if decoder == "device":
                 text_decoder = SlotDecoder(device, embedding, manifest.sequence)
             elif decoder == "host":
+                device, seconds = for_host_decoder(device, opened.folder, seconds)
                 text_decoder = HostDecoder(device, embedding, opened.folder, threads, beam_size)
             else:
                 from whisper_runtime.choose_decoder import choose_decoder  # seldom wanted, and start-up counts
 
-                text_decoder = choose_decoder(device, embedding, opened, threads, drafted, beam_size)
-            self._set(device, text_decoder, tokenizer, manifest.seconds)
+                device, text_decoder, seconds = choose_decoder(device, embedding, opened, threads, drafted, beam_size)
+            self._set(device, text_decoder, tokenizer, seconds)
         except BaseException:
             device.close()
             raise
@@ -99,7 +102,7 @@ class Transcriber(Closing):
             backend: runs the encoder.
             text_decoder: predicts the next token.
             tokenizer: the model's tokenizer.
-            seconds: the encoder's window.
+            seconds: the longest window that the backend encodes.
         """
         transcriber = cls.__new__(cls)
         transcriber._set(backend, text_decoder, tokenizer, seconds)

@@ -88,7 +88,9 @@ def choose(bundle, checkpoint, caplog):
     def call(device, bundle=bundle, **options):
         caplog.clear()
         with caplog.at_level(logging.INFO, "whisper_runtime"):
-            decoder = choose_decoder(device, TokenEmbedding(*host_arrays(checkpoint)), bundle, threads=1, **options)
+            _, decoder, _ = choose_decoder(
+                device, TokenEmbedding(*host_arrays(checkpoint)), bundle, threads=1, **options
+            )
         (record,) = caplog.records
         assert record.levelno == logging.INFO
         return decoder, record.getMessage()

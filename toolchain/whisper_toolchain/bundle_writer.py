@@ -137,10 +137,12 @@ def _host_decoder_io(plan: ShapePlan) -> dict[str, Any]:
         blocks = range(plan.dims.n_text_layer)
         return [tensor(f"{name}_{part}_{block}", heads, length, width) for block in blocks for part in ("key", "value")]
 
-    cross = attention("cross", plan.feature_frames)
+    frames = plan.host_frames
+    cross = attention("cross", frames)
     return {
+        "window_seconds": plan.host_seconds,
         "cross_attention": {
-            "inputs": [tensor("features", 1, plan.feature_frames, plan.state)],
+            "inputs": [tensor("features", 1, frames, plan.state)],
             "outputs": cross,
         },
         "decoder": {

@@ -4,6 +4,7 @@ A CPU has what the accelerator lacks, memory that lasts from one step to the nex
 accelerator's. They are written straight from the checkpoint's tensors:
 
     cross_attention: features [1,50*s,d] -> cross_key_i [h,50*s,d/h], cross_value_i [h,50*s,d/h]
+                     (with any number of frames where `whisper_runtime.stitching` makes long windows of short ones)
     host_decoder:    token_embeddings [n,d], hidden [n,p+n], rows [r], the cross tensors, self_key_i [h,p,d/h],
                      self_value_i [h,p,d/h]
                      -> logits [r,vocab], new_self_key_i [h,p+n,d/h], new_self_value_i [h,p+n,d/h]
@@ -232,7 +233,7 @@ def quantise_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cross_attention(graph: _Graph, plan: ShapePlan) -> None:
-    heads, frames = plan.dims.n_text_head, plan.feature_frames
+    heads, frames = plan.dims.n_text_head, plan.host_frames
     width = plan.state // heads
     features = graph.add_input("features", [1, frames, plan.state])
     for block in range(plan.dims.n_text_layer):
@@ -264,7 +265,7 @@ def _decoder(graph: _Graph, plan: ShapePlan) -> None:
         x = _add(graph, x, graph.attend(query, known[0], known[1], layer, plan.state, hidden), f"{layer}.out")
 
         layer = f"decoder.blocks.{block}.cross_attn"
-        shape = [heads, plan.feature_frames, width]
+        shape = [heads, plan.host_frames, width]
         cross = [graph.add_input(f"cross_{part}_{block}", shape) for part in ("key", "value")]
         normed = graph.layer_norm(x, f"{layer}_ln")
         flat = graph.linear(normed, f"{layer}.query", *_query(graph, layer, width))

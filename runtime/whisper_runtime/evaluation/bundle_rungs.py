@@ -8,6 +8,7 @@ from whisper_runtime.errors import EvaluationError
 from whisper_runtime.evaluation.ladder import DEVICE, EMULATED, HOST
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.stitching import for_host_decoder
 from whisper_runtime.text_decoder import TextDecoder
 from whisper_runtime.timed_engine import TimedEngine
 
@@ -48,11 +49,13 @@ def open_rung(
     backend = open_backend(bundle, None, share_device, with_decoder=decoder == "device", threads=threads)
     try:
         text_decoder: TextDecoder
+        seconds = bundle.manifest.seconds
         if decoder == "device":
             text_decoder = SlotDecoder(backend, embedding, bundle.manifest.sequence)
         else:
+            backend, seconds = for_host_decoder(backend, bundle.folder, seconds)
             text_decoder = HostDecoder(backend, embedding, bundle.folder, threads)
-        return TimedEngine(backend, text_decoder, tokenizer, bundle.manifest.seconds, language)
+        return TimedEngine(backend, text_decoder, tokenizer, seconds, language)
     except BaseException:
         backend.close()
         raise

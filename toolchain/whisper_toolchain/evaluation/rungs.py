@@ -26,6 +26,7 @@ from whisper_runtime.evaluation.rung import MissingRung
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.sensors import Sensors
 from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.stitching import for_host_decoder
 from whisper_runtime.timed_engine import Engine, TimedEngine
 
 from whisper_toolchain import third_party
@@ -197,8 +198,10 @@ class Rungs:
                 backend.close()
                 raise
         if decoder == "host":
+            folder = self._host_folder(of_bundle=encoder != "float")
+            backend, seconds = for_host_decoder(backend, folder, self.plan.seconds)
             host = self._host(backend, of_bundle=encoder != "float")
-            return TimedEngine(backend, host, tokenizer, self.plan.seconds, self.language)
+            return TimedEngine(backend, host, tokenizer, seconds, self.language)
         slots = SlotDecoder(backend, self._embedding("float" if decoder == "float" else "bundle"), self.plan.sequence)
         reader = None
         if self.drafted(rung):
@@ -207,9 +210,11 @@ class Rungs:
         return TimedEngine(backend, slots, tokenizer, self.plan.seconds, self.language, reader)
 
     def _host(self, backend: Backend, of_bundle: bool) -> HostDecoder:
-        if of_bundle and isinstance(self.bundle, Bundle):
-            return HostDecoder(backend, self.bundle.embedding(), self.bundle.folder)
-        return HostDecoder(backend, self._embedding("float"), self.export)
+        embedding = self._embedding("bundle" if of_bundle else "float")
+        return HostDecoder(backend, embedding, self._host_folder(of_bundle))
+
+    def _host_folder(self, of_bundle: bool) -> Path:
+        return self.bundle.folder if of_bundle and isinstance(self.bundle, Bundle) else self.export
 
     def _backend(self, form: str, graphs: Sequence[str]) -> Backend:
         """A backend that has at least the graphs asked for."""

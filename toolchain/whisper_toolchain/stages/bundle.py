@@ -9,6 +9,7 @@ from typing import Any
 
 from whisper_runtime.canonical_json import canonical_digest
 from whisper_runtime.host_decoder import CROSS_ATTENTION, HOST_DECODER
+from whisper_runtime.stitching import RELOCATIONS
 
 from whisper_toolchain import __version__, bundle_writer, third_party
 from whisper_toolchain.checkpoints import load
@@ -42,12 +43,13 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
     exported = Stage.read(workspace.export(plan), f"export {plan.options}")
     calibrated = Stage.read(workspace.calibration(plan), f"calibrate {plan.options}")
     compiled = Stage.read(workspace.compiled(plan), f"compile {plan.options}")
-    if not exported.digests().keys() >= set(_HOST_GRAPHS):
+    host_files = (*_HOST_GRAPHS, *(RELOCATIONS if plan.host_blocks > 1 else ()))
+    if not exported.digests().keys() >= set(host_files):
         raise StageError(f"{exported.folder} has no host decoder: run `whisper-toolchain export {plan.options}` first")
     inputs = {
         "checkpoint": fetched.digests(),
         "compiled": compiled.digests(),
-        "host_decoder": {name: exported.digests()[name] for name in _HOST_GRAPHS},
+        "host_decoder": {name: exported.digests()[name] for name in host_files},
         "made_from": _made_from(fetched, calibrated, compiled),
         "version": __version__,
         "code": code_digest(*_CODE),
@@ -68,7 +70,7 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
                     bundle_writer.check_hef(compiled.folder / name, plan)
             for name in (*graphs.values(), *compiled.results["extra_files"], LOG):
                 shutil.copyfile(compiled.folder / name, scratch / name)
-            for name in _HOST_GRAPHS:
+            for name in host_files:
                 shutil.copyfile(exported.folder / name, scratch / name)
             bundle_writer.write_host_arrays(scratch, plan, *host_arrays(load(fetched.folder / CHECKPOINT)))
             ranks = tokenizer_file(workspace.whisper, plan.dims)

@@ -1,10 +1,16 @@
 """Export: the checkpoint as ONNX graphs, two for the accelerator and two for the host's CPU, checked on real speech."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from whisper_toolchain import third_party
+import numpy as np
+
+from whisper_toolchain import datasets, third_party
+from whisper_toolchain.calibration.selection import mix
 from whisper_toolchain.checkpoints import load
+from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import DatasetError
 from whisper_toolchain.graph_contract import DECODER, ENCODER
@@ -15,7 +21,16 @@ from whisper_toolchain.workspace import Workspace
 
 _CODE = tuple(
     f"whisper_toolchain.{name}"
-    for name in ("export", "graph_contract", "graph_names", "graph_simplify", "host_decoder", "model", "shape_plan")
+    for name in (
+        "export",
+        "graph_contract",
+        "graph_names",
+        "graph_simplify",
+        "host_decoder",
+        "model",
+        "relocation",
+        "shape_plan",
+    )
 )
 
 
@@ -25,7 +40,7 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
     Args:
         workspace: holds the fetch stage's output.
         plan: the shapes.
-        dataset: speech for the comparison; None for what was fetched.
+        dataset: speech for the comparison, and for the relocations of short windows; None for what was fetched.
         report: takes one line of progress.
 
     Raises:
@@ -41,6 +56,9 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         "code": code_digest(*_CODE),
         "versions": installed_versions("torch", "onnx", "numpy"),
     }
+    speech = workspace.dataset(dataset).utterances()
+    if plan.host_blocks > 1:
+        inputs["speech"] = datasets.digest(speech)
 
     def make(folder: Path) -> dict[str, Any]:
         from whisper_runtime.audio import load_audio
@@ -50,12 +68,12 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         from whisper_toolchain.float_model import load_tokenizer
         from whisper_toolchain.host_decoder import check_host_decoder, write_host_decoder
         from whisper_toolchain.model import build_model
+        from whisper_toolchain.relocation import write_relocations
 
         checkpoint = load(fetched.folder / CHECKPOINT)
         model = build_model(third_party.import_whisper(workspace.whisper), checkpoint, plan.feature_frames)
         export_graphs(model, plan, folder)
         write_host_decoder(checkpoint, plan, folder)
-        speech = workspace.dataset(dataset).utterances()
         utterance = next((item for item in speech if item.text), speech[0])
         tokenizer = load_tokenizer(workspace.whisper, plan.dims)
         tokens = [*tokenizer.sot_sequence(), *tokenizer.encode(f" {utterance.text or 'Hello.'}")]
@@ -74,6 +92,13 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
             f"likely token at {host.argmax_equal:.0%} of the positions"
         )
         check_results = {**check.as_dict(), "host_decoder": host.as_dict()}
+        if plan.host_blocks > 1:
+            relocated = write_relocations(model, checkpoint, plan, folder, _some_speech(speech))
+            report(
+                f"export: windows of {plan.host_seconds} s for the host decoder, in {plan.host_blocks} blocks: "
+                f"relocated features {min(relocated.snr_db):.0f} dB, unmoved {min(relocated.unmoved_snr_db):.0f} dB"
+            )
+            check_results["relocation"] = asdict(relocated)
         return {"shape": plan.shape_name, "check": check_results, "clip": utterance.id}
 
     return run_stage("export", workspace.export(plan), inputs, make, report)
@@ -83,3 +108,17 @@ def graph_digests(exported: Stage) -> dict[str, str]:
     """File name -> sha256 of the two graphs that are compiled; the decoder for the host plays no part there."""
     digests = exported.digests()
     return {name: digests[name] for name in (ENCODER, DECODER)}
+
+
+def _some_speech(utterances: Sequence[Utterance]) -> list[np.ndarray]:
+    """Recordings of many speakers, of at least `SPEECH_SECONDS` together if there are as many."""
+    from whisper_runtime.audio import SAMPLE_RATE, load_audio
+
+    from whisper_toolchain.relocation import SPEECH_SECONDS
+
+    found: list[np.ndarray] = []
+    for utterance in mix(utterances):
+        found.append(load_audio(utterance.path))
+        if sum(map(len, found)) >= SPEECH_SECONDS * SAMPLE_RATE:
+            break
+    return found

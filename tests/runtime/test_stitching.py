@@ -1,0 +1,169 @@
+"""Long windows in blocks: what is encoded, what is kept of it, and where it is moved to."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from whisper_runtime.audio import SAMPLE_RATE
+from whisper_runtime.errors import BackendError
+from whisper_runtime.mel import window_mel
+from whisper_runtime.stitching import (
+    RELOCATION_BIAS,
+    RELOCATION_WEIGHT,
+    RELOCATIONS,
+    StitchingBackend,
+    for_host_decoder,
+)
+
+SECONDS, STATE = 5, 80
+FRAMES = 50 * SECONDS
+
+
+class Encoder:
+    """Its features are every second frame of the mel, and it knows how often it was asked."""
+
+    def __init__(self):
+        self.mels, self.closed = [], False
+
+    def encode(self, mel):
+        assert mel.shape == (1, 100 * SECONDS, 80)
+        assert mel.flags.c_contiguous
+        self.mels.append(mel)
+        return {"held": mel[:, ::2]}
+
+    def read_features(self, features):
+        return features["held"]
+
+    def sensors(self):
+        return None
+
+    def close(self):
+        self.closed = True
+
+
+def unmoved(blocks):
+    return np.stack([np.eye(STATE)] * (blocks - 1)), np.zeros((blocks - 1, FRAMES, STATE))
+
+
+def noise(seconds):
+    return np.random.default_rng(0).normal(0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
+
+
+def mel_of(samples, seconds):
+    return np.ascontiguousarray(window_mel(samples, seconds).T[None])
+
+
+@given(st.floats(0, 11))
+def test_blocks_join_without_a_seam_whatever_the_length(seconds):
+    encoder = Encoder()
+    stitching = StitchingBackend(encoder, SECONDS, *unmoved(3))
+    assert stitching.seconds == 11
+    mel = mel_of(noise(seconds), 11)
+    features = stitching.read_features(stitching.encode(mel))
+    # No more blocks than have sound. Its last frame reaches half a frame of 25 ms further.
+    blocks = len(encoder.mels)
+    assert (
+        blocks == (1 if seconds < 4.98 else 2 if seconds < 7.98 else 3)
+        or min(abs(seconds - 5), abs(seconds - 8)) < 0.03
+    )
+    assert features.shape == (1, 50 * (SECONDS + 3 * (blocks - 1)), STATE)
+    np.testing.assert_array_equal(features, mel[:, ::2][:, : features.shape[1]])
+    assert (mel[:, 2 * features.shape[1] :] == mel[:, -1:]).all()
+
+
+def test_each_block_is_moved_to_its_own_place():
+    weight, bias = unmoved(3)
+    weight[1] *= 2
+    bias[0], bias[1] = 10.0, np.arange(FRAMES)[:, None]
+    mel = mel_of(noise(11), 11)
+    features = StitchingBackend(Encoder(), SECONDS, weight, bias).encode(mel)[0]
+    plain = mel[0, ::2]
+    np.testing.assert_array_equal(features[:200], plain[:200])
+    np.testing.assert_allclose(features[200:350], plain[200:350] + 10, rtol=1e-6)
+    np.testing.assert_allclose(features[350:], 2 * plain[350:] + np.arange(50, FRAMES)[:, None], rtol=1e-5)
+
+
+def test_a_mel_of_one_block_is_what_the_backend_makes_of_it():
+    encoder = Encoder()
+    mel = mel_of(noise(5), 5)
+    features = StitchingBackend(encoder, SECONDS, *unmoved(3)).encode(mel)
+    np.testing.assert_array_equal(features, mel[:, ::2])
+    np.testing.assert_array_equal(encoder.mels, [mel])
+
+
+def test_a_mel_that_is_shorter_than_its_blocks_is_padded_with_silence():
+    mel = mel_of(noise(6), 6)
+    features = StitchingBackend(Encoder(), SECONDS, *unmoved(3)).encode(mel)
+    assert features.shape == (1, 400, STATE)
+    assert (features[:, 300:] == mel.min()).all() or (features[:, 300:] == mel[:, -1]).all()
+
+
+def test_silence_is_one_block():
+    encoder = Encoder()
+    StitchingBackend(encoder, SECONDS, *unmoved(3)).encode(mel_of(np.zeros(0, np.float32), 11))
+    assert len(encoder.mels) == 1
+
+
+def test_more_than_the_longest_window_is_refused():
+    with pytest.raises(ValueError, match="1200 frames: the longest window has 1100"):
+        StitchingBackend(Encoder(), SECONDS, *unmoved(3)).encode(mel_of(noise(1), 12))
+
+
+def test_the_devices_decoder_cannot_take_it():
+    with pytest.raises(BackendError, match="--decoder host"):
+        StitchingBackend(Encoder(), SECONDS, *unmoved(3)).decode(None, np.zeros(0), [0])
+
+
+def test_it_closes_its_backend():
+    encoder = Encoder()
+    with StitchingBackend(encoder, SECONDS, *unmoved(2)) as stitching:
+        assert stitching.sensors() is None
+        assert not encoder.closed
+    assert encoder.closed
+
+
+def write(folder, weight, bias):
+    np.save(folder / RELOCATION_WEIGHT, weight)
+    np.save(folder / RELOCATION_BIAS, bias)
+
+
+def test_relocations_are_taken_from_the_folder(tmp_path):
+    encoder = Encoder()
+    assert for_host_decoder(encoder, tmp_path, SECONDS) == (encoder, SECONDS)
+    write(tmp_path, *(array.astype(np.float16) for array in unmoved(2)))
+    backend, seconds = for_host_decoder(encoder, tmp_path, SECONDS)
+    assert seconds == 8
+    mel = mel_of(noise(8), 8)
+    features = backend.encode(mel)
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, mel[:, ::2])
+
+
+@pytest.mark.parametrize("name", RELOCATIONS)
+def test_damaged_relocations_are_one_clear_line(tmp_path, name):
+    write(tmp_path, *unmoved(3))
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-8])
+    with pytest.raises(BackendError, match="relocations cannot be read"):
+        for_host_decoder(Encoder(), tmp_path, SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias"),
+    [
+        ((2, STATE, STATE - 1), (2, FRAMES, STATE)),
+        ((2, STATE, STATE), (1, FRAMES, STATE)),
+        ((2, STATE, STATE), (2, FRAMES - 1, STATE)),
+        ((STATE,), (2, FRAMES, STATE)),
+        ((), ()),
+    ],
+)
+def test_relocations_of_another_shape_are_refused(tmp_path, weight, bias):
+    write(tmp_path, np.zeros(weight), np.zeros(bias))
+    with pytest.raises(BackendError, match="do not fit a window of 5 s"):
+        for_host_decoder(Encoder(), tmp_path, SECONDS)
+
+
+def test_no_pickle_is_loaded(tmp_path):
+    write(tmp_path, np.array([{}], dtype=object), np.zeros((2, FRAMES, STATE)))
+    with pytest.raises(BackendError, match="relocations cannot be read"):
+        for_host_decoder(Encoder(), tmp_path, SECONDS)
