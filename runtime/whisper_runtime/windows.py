@@ -255,7 +255,15 @@ def split_in_two(window: Window) -> tuple[Window, Window] | None:
 
 
 def quiet_frames(levels: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of some frames, given by their levels in dB, are quiet beside the others; none if all are alike."""
+    """Which of some frames, given by their levels in dB, are quiet beside the others; none if all are alike.
+
+    Beside digital silence, the noise of a room in another pause would seem loud. So silence has no say in it.
+    """
+    silent = levels < _SILENCE_DB
+    if silent.any() and not silent.all():
+        quiet = silent.copy()
+        quiet[~silent] = quiet_frames(levels[~silent])
+        return quiet
     if not len(levels):
         return np.zeros(0, bool)
     # A single pause, or a twentieth of what is less than five seconds.
