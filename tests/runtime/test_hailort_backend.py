@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
-from whisper_runtime import cli, sensors, watchdog, window_reader
+from whisper_runtime import cli, sensors, stitching, watchdog, window_reader
 from whisper_runtime.backends import hailort, open_backend
 from whisper_runtime.backends.device_reader import DeviceReader
 from whisper_runtime.backends.hailort import HailoRTBackend
@@ -35,6 +35,7 @@ from whisper_runtime.errors import (
 )
 from whisper_runtime.manifest import Manifest
 from whisper_runtime.slot_decoder import SlotDecoder
+from whisper_runtime.stitching import StitchingBackend
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
 from whisper_toolchain.bundle_writer import make_manifest, publish, write_host_arrays
@@ -352,6 +353,19 @@ def test_read_features_are_the_callers(bundle):
         for seed in range(1, 4):  # every buffer is used again
             assert (backend.read_features(backend.encode(mel(seed))) != kept).any()
         assert (first == kept).all()
+
+
+def test_a_long_window_is_the_devices_blocks_one_after_the_other(bundle, monkeypatch):
+    """Without a decoder on it, the device encodes a block into the buffer of the one before."""
+    monkeypatch.setattr(stitching, "MARGIN_SECONDS", 0)
+    blocks = [mel(seed) for seed in (1, 2)]
+    with open_backend(bundle, with_decoder=False) as backend:
+        one, two = (backend.read_features(backend.encode(block)) for block in blocks)
+        state = one.shape[-1]
+        weight, bias = 2 * np.eye(state)[None], np.ones((1, 50 * SECONDS, state))
+        with StitchingBackend(backend, SECONDS, weight, bias) as long:
+            found = long.read_features(long.encode(np.concatenate(blocks, axis=1)))
+    np.testing.assert_array_equal(found, np.concatenate((one, 2 * two + 1), axis=1))
 
 
 def test_features_are_read_and_decoded_in_any_order(bundle):
