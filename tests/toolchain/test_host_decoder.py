@@ -298,11 +298,17 @@ def test_the_bundle_has_both_graphs_and_describes_them(tiny_en_bundle):
 
 
 @pytest.mark.parametrize("emulated", [True, False])
-def test_compiled_bundles_describe_them_too(tmp_path, whisper_assets, emulated):
-    plan = ShapePlan.make("tiny.en", "hailo8")
+@pytest.mark.parametrize(("variant", "seconds", "frames"), [("tiny.en", 10, 500), ("base.en", 11, "frames")])
+def test_compiled_bundles_describe_them_too(tmp_path, whisper_assets, emulated, variant, seconds, frames):
+    """The host's windows are longer than those of an encoder of five seconds, which is all of base that fits."""
+    plan = ShapePlan.make(variant, "hailo8")
     tokenizer = Tokenizer.from_file(whisper_assets / "gpt2.tiktoken", plan.dims.n_vocab)
     manifest = make_manifest(tmp_path, plan, tokenizer, "x", {}, {}, emulated=emulated, semver="0.1.0")
-    assert set(manifest["io"]["host_decoder"]) == {"cross_attention", "decoder"}
+    described = manifest["io"]["host_decoder"]
+    assert set(described) == {"cross_attention", "decoder", "window_seconds"}
+    assert described["window_seconds"] == seconds
+    (features,) = described["cross_attention"]["inputs"]
+    assert features["shape"] == [1, frames, plan.state]
 
 
 def test_the_figures_of_the_check_are_in_the_manifest(tiny_en_bundle):

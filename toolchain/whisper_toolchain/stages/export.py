@@ -19,18 +19,10 @@ from whisper_toolchain.stage import Stage, code_digest, installed_versions, run_
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
 
-_CODE = tuple(
-    f"whisper_toolchain.{name}"
-    for name in (
-        "export",
-        "graph_contract",
-        "graph_names",
-        "graph_simplify",
-        "host_decoder",
-        "model",
-        "relocation",
-        "shape_plan",
-    )
+_CODE = (
+    *(f"whisper_toolchain.{name}" for name in ("export", "graph_contract", "graph_names", "graph_simplify")),
+    *(f"whisper_toolchain.{name}" for name in ("host_decoder", "model", "relocation", "shape_plan")),
+    *("whisper_toolchain.calibration.selection", "whisper_runtime.mel", "whisper_runtime.stitching"),
 )
 
 
