@@ -267,7 +267,7 @@ def main() -> int:
     report.print()
     long = [index for index, clip in enumerate(clips) if clip.seconds > plan.seconds]
     if long:
-        print(f"the {len(long)} of them that are longer than a window of {plan.seconds} s:")
+        print(f"the {len(long)} of them that are longer than the encoder's window of {plan.seconds} s:")
         Report([clips[i] for i in long], {name: [found[i] for i in long] for name, found in answers.items()}).print()
     difference = report.difference(FASTER_WHISPER, "openai-whisper")
     print(f"words that faster-whisper has otherwise than openai-whisper: {difference:.2f} %")

@@ -15,7 +15,7 @@ from whisper_runtime.errors import BackendError
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.mel import window_mel
 from whisper_runtime.slot_decoder import SlotDecoder
-from whisper_runtime.stitching import for_host_decoder
+from whisper_runtime.stitching import StitchingBackend, for_host_decoder
 from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
 
 TOKENS = 25  # of a typical window
@@ -41,7 +41,7 @@ def choose_decoder(
 
     It is ready for its first window; why it was taken is logged.
 
-    Encodes a window of noise and decodes a few tokens with both: less than a second in all.
+    Encodes a window of noise for each and decodes a few tokens with both: a second or so in all.
 
     Args:
         backend: opened with its decoder. If the host's decoder is returned, that one is not needed any more.
@@ -57,24 +57,29 @@ def choose_decoder(
     manifest = bundle.manifest
     device = SlotDecoder(backend, embedding, manifest.sequence)
     try:
-        stitching, seconds = for_host_decoder(backend, bundle.folder, manifest.seconds)
-        host = HostDecoder(stitching, embedding, bundle.folder, threads, beam_size)
+        encoder, seconds = for_host_decoder(backend, bundle.folder, manifest.seconds)
+        host = HostDecoder(encoder, embedding, bundle.folder, threads, beam_size)
     except BackendError as error:
         _log.info("decoder: device, because the host's cannot be had: %s", error)
         return backend, device, manifest.seconds
-    features = _noise(backend, manifest.seconds)
+    features, reading = _noise(backend, manifest.seconds), 0.0
     costs: dict[TextDecoder, float] = {
         device: _cost(device, features, manifest.sot_sequence, DRAFTED_SHARE if drafted else 1.0)
     }
-    if stitching is not backend:
-        features = _noise(stitching, seconds)
+    if isinstance(encoder, StitchingBackend):
+        # What the host reads block by block while a window is encoded; its features are numbers by then.
+        start = time.perf_counter()
+        backend.read_features(features)
+        reading = encoder.blocks * (time.perf_counter() - start)
+        features = _noise(encoder, seconds)
     # Most of a stream's decoding is partial text, which is decoded greedily.
     costs[host] = _cost(host, features, manifest.sot_sequence, beams=1 if drafted else host.beam_size)
+    costs[host] += reading / TOKENS
     chosen, other = sorted(costs, key=costs.__getitem__)
     _log.info(
         "decoder: %s (%.1f ms a token, %s %.1f ms)", chosen.name, 1e3 * costs[chosen], other.name, 1e3 * costs[other]
     )
-    return (stitching, host, seconds) if chosen is host else (backend, device, manifest.seconds)
+    return (encoder, host, seconds) if chosen is host else (backend, device, manifest.seconds)
 
 
 def _noise(backend: Backend, seconds: int) -> Features:

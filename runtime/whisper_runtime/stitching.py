@@ -14,6 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 from whisper_runtime.backends import Backend, Features
+from whisper_runtime.blocks import MARGIN_SECONDS, hop_seconds
 from whisper_runtime.closing import Closing
 from whisper_runtime.errors import BackendError
 from whisper_runtime.sensors import Sensors
@@ -21,9 +22,6 @@ from whisper_runtime.sensors import Sensors
 RELOCATION_WEIGHT = "relocation_weight.npy"
 RELOCATION_BIAS = "relocation_bias.npy"
 RELOCATIONS = (RELOCATION_WEIGHT, RELOCATION_BIAS)
-
-# Of a block, what is not kept on a side where another one goes on: words that are cut off there are whole in that one.
-MARGIN_SECONDS = 1
 
 _MEL_FRAMES, _FEATURE_FRAMES = 100, 50  # a second
 
@@ -34,48 +32,46 @@ class StitchingBackend(Closing):
     Args:
         backend: encodes blocks.
         seconds: length of a block, more than both margins.
-        weight: (n, d, d), for each block but the first: features @ weight + bias are those of its place.
-        bias: (n, 50 * seconds, d).
+        weight: (n, d, d) float, for each block but the first: features @ weight + bias are those of its place.
+        bias: (n, 50 * seconds, d) float.
 
     Attributes:
-        seconds: length of the longest window.
+        seconds: length of its windows.
+        blocks: how many a full window has.
     """
 
-    lookahead = 0  # the backend has no room for the blocks of two windows
+    lookahead = 0  # a window's blocks are read one by one, so none is left to be encoded meanwhile
 
     def __init__(self, backend: Backend, seconds: int, weight: np.ndarray, bias: np.ndarray) -> None:
         self._backend = backend
         self._block = seconds
         self._weight = weight.astype(np.float32)
         self._bias = bias.astype(np.float32)
+        self.blocks = 1 + len(weight)
         self.seconds = seconds + len(weight) * hop_seconds(seconds)
 
     def encode(self, mel: np.ndarray) -> np.ndarray:
-        """Mel (1, 100*s, 80) of at most the longest window -> features (1, 50*t, d) of as many blocks as have sound.
+        """Mel (1, 100*s, 80) float32 -> features (1, 50*t, d) float32 of as many blocks as have sound, t <= s.
 
         Raises:
-            ValueError: the mel is too long.
-            BackendError: the device or the graph fails.
+            BackendError: a mel of another length, or the device or the graph fails.
         """
-        if mel.shape[1] > self.seconds * _MEL_FRAMES:
-            raise ValueError(f"a mel of {mel.shape[1]} frames: the longest window has {self.seconds * _MEL_FRAMES}")
+        if mel.shape[1] != self.seconds * _MEL_FRAMES:
+            raise BackendError(f"a mel of {mel.shape[1]} frames: a window has {self.seconds * _MEL_FRAMES}")
         # Padding is the lowest that there is in a mel, so what is not above its last frame is silent.
         above = np.flatnonzero((mel[0] != mel[0, -1]).any(axis=1))
         sounding = int(above[-1]) + 1 if len(above) else 0
-        size, hop = self._block * _MEL_FRAMES, hop_seconds(self._block)
-        blocks = 1 + max(0, -(-(sounding - size) // (hop * _MEL_FRAMES)))
-        missing = self._block + (blocks - 1) * hop - mel.shape[1] / _MEL_FRAMES
-        if missing > 0:
-            mel = np.concatenate((mel, np.repeat(mel[:, -1:], round(missing * _MEL_FRAMES), axis=1)), axis=1)
+        size, hop = self._block * _MEL_FRAMES, hop_seconds(self._block) * _MEL_FRAMES
+        blocks = 1 + max(0, -(-(sounding - size) // hop))
+        margin = MARGIN_SECONDS * _FEATURE_FRAMES
         kept = []
         for number in range(blocks):
-            first = number * hop * _MEL_FRAMES
-            block = np.ascontiguousarray(mel[:, first : first + size])
+            block = np.ascontiguousarray(mel[:, number * hop : number * hop + size])
             features = self._backend.read_features(self._backend.encode(block))
             if number:
                 features = features @ self._weight[number - 1] + self._bias[number - 1]
-            begin = MARGIN_SECONDS * _FEATURE_FRAMES if number else 0
-            end = (self._block - MARGIN_SECONDS) * _FEATURE_FRAMES if number < blocks - 1 else None
+            begin = margin if number else 0
+            end = features.shape[1] - (margin if number < blocks - 1 else 0)
             kept.append(features[:, begin:end])
         return np.concatenate(kept, axis=1)
 
@@ -96,15 +92,11 @@ class StitchingBackend(Closing):
         self._backend.close()
 
 
-def hop_seconds(seconds: int) -> int:
-    """From one block of so many seconds to the next."""
-    return seconds - 2 * MARGIN_SECONDS
-
-
 def for_host_decoder(backend: Backend, folder: Path, seconds: int) -> tuple[Backend, int]:
     """The backend to encode with for the host's decoder, and the seconds of its window.
 
-    They are the given ones where a folder, a bundle's or an export's, has no relocations.
+    They are the given ones where a folder, a bundle's or an export's, has no relocations. Else closing the returned
+    backend closes the given one.
 
     Args:
         backend: runs the encoder.
@@ -112,17 +104,27 @@ def for_host_decoder(backend: Backend, folder: Path, seconds: int) -> tuple[Back
         seconds: the encoder's window.
 
     Raises:
-        BackendError: the relocations cannot be read or do not fit the window.
+        BackendError: the relocations cannot be read or do not fit the window; the backend is left open.
     """
-    paths = [folder / name for name in RELOCATIONS]
-    if not all(path.exists() for path in paths):
+    if not any((folder / name).exists() for name in RELOCATIONS):
         return backend, seconds
-    try:
-        weight, bias = (np.load(path, allow_pickle=False) for path in paths)
-    except (OSError, ValueError) as error:
-        raise BackendError(f"{folder}: relocations cannot be read: {error}") from error
-    fits = weight.ndim == 3 and weight.shape[1] == weight.shape[2]
-    if not fits or bias.shape != (len(weight), seconds * _FEATURE_FRAMES, weight.shape[2]):
+    weight, bias = (_read(folder / name) for name in RELOCATIONS)
+    square = weight.ndim == 3 and weight.shape[1] == weight.shape[2]
+    if (
+        not square
+        or hop_seconds(seconds) < 1
+        or bias.shape != (len(weight), seconds * _FEATURE_FRAMES, weight.shape[2])
+    ):
         raise BackendError(f"{folder}: relocations {weight.shape} and {bias.shape} do not fit a window of {seconds} s")
     stitching = StitchingBackend(backend, seconds, weight, bias)
     return stitching, stitching.seconds
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BackendError(f"{path}: relocations cannot be read: {error}") from error
+    if not isinstance(array, np.ndarray) or not np.isfinite(array).all():
+        raise BackendError(f"{path}: relocations cannot be read: not an array of numbers")
+    return array

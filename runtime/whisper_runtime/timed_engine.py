@@ -49,7 +49,7 @@ class TimedEngine(Closing):
         backend: runs the encoder.
         decoder: predicts the next token.
         tokenizer: the model's tokenizer.
-        seconds: the encoder's window.
+        seconds: the longest window that the backend encodes.
         language: code such as "en"; None to detect it in each recording.
         reader: makes the reader of single windows from the timed parts; None for the runtime's own.
     """

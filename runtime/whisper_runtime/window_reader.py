@@ -96,7 +96,7 @@ class WindowReader:
         backend: runs the encoder.
         decoder: predicts the next token.
         tokenizer: the model's tokenizer.
-        seconds: the encoder's window.
+        seconds: the longest window that the backend encodes.
     """
 
     def __init__(self, backend: Backend, decoder: TextDecoder, tokenizer: Tokenizer, seconds: int) -> None:

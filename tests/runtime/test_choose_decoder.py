@@ -8,12 +8,14 @@ import time
 
 import numpy as np
 import pytest
+from whisper_runtime import blocks, stitching
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.choose_decoder import DRAFTED_SHARE, TOKENS, choose_decoder
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import DeviceTimeoutError
 from whisper_runtime.host_decoder import CROSS_ATTENTION, HostDecoder
 from whisper_runtime.manifest import Manifest
+from whisper_runtime.stitching import RELOCATION_BIAS, RELOCATION_WEIGHT
 from whisper_runtime.transcriber import Transcriber
 from whisper_toolchain.float_model import host_arrays
 from whisper_toolchain.host_decoder import write_host_decoder
@@ -140,6 +142,19 @@ def test_what_the_hosts_beams_cost_counts_but_not_in_a_stream(choose, monkeypatc
     assert set(asked) == {4}
     assert choose(Device(step=0.05), drafted=True, beam_size=4)[0].name == "host"
     assert choose(Device(step=0.01), beam_size=1)[0].name == "host"
+
+
+def test_what_the_host_reads_block_by_block_counts_as_well(choose, bundle, checkpoint, tmp_path, monkeypatch):
+    """It waits for it while a window is encoded and not when it is decoded."""
+    for module in (blocks, stitching):
+        monkeypatch.setattr(module, "MARGIN_SECONDS", 0)
+    folder = tmp_path
+    write_host_decoder(checkpoint, PLAN, folder)  # for any number of frames, without a margin
+    np.save(folder / RELOCATION_WEIGHT, np.stack([np.eye(PLAN.state)] * 2))
+    np.save(folder / RELOCATION_BIAS, np.zeros((2, PLAN.feature_frames, PLAN.state)))
+    decoder, line = choose(Device(reading=0.1, step=0.001), Bundle(folder, bundle.manifest))
+    assert decoder.name == "device"
+    assert 300 / TOKENS <= float(LINE.fullmatch(line).group(4)) < 300
 
 
 def test_it_takes_one_window_and_few_steps(choose):

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
-from whisper_runtime import cli, sensors, stitching, watchdog, window_reader
+from whisper_runtime import blocks, cli, sensors, stitching, watchdog, window_reader
 from whisper_runtime.backends import hailort, open_backend
 from whisper_runtime.backends.device_reader import DeviceReader
 from whisper_runtime.backends.hailort import HailoRTBackend
@@ -357,14 +357,15 @@ def test_read_features_are_the_callers(bundle):
 
 def test_a_long_window_is_the_devices_blocks_one_after_the_other(bundle, monkeypatch):
     """Without a decoder on it, the device encodes a block into the buffer of the one before."""
-    monkeypatch.setattr(stitching, "MARGIN_SECONDS", 0)
-    blocks = [mel(seed) for seed in (1, 2)]
+    for module in (blocks, stitching):
+        monkeypatch.setattr(module, "MARGIN_SECONDS", 0)
+    mels = [mel(seed) for seed in (1, 2)]
     with open_backend(bundle, with_decoder=False) as backend:
-        one, two = (backend.read_features(backend.encode(block)) for block in blocks)
+        one, two = (backend.read_features(backend.encode(each)) for each in mels)
         state = one.shape[-1]
         weight, bias = 2 * np.eye(state)[None], np.ones((1, 50 * SECONDS, state))
         with StitchingBackend(backend, SECONDS, weight, bias) as long:
-            found = long.read_features(long.encode(np.concatenate(blocks, axis=1)))
+            found = long.read_features(long.encode(np.concatenate(mels, axis=1)))
     np.testing.assert_array_equal(found, np.concatenate((one, 2 * two + 1), axis=1))
 
 

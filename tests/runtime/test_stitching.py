@@ -1,5 +1,7 @@
 """Long windows in blocks: what is encoded, what is kept of it, and where it is moved to."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -83,30 +85,16 @@ def test_each_block_is_moved_to_its_own_place():
     np.testing.assert_allclose(features[350:], 2 * plain[350:] + np.arange(50, FRAMES)[:, None], rtol=1e-5)
 
 
-def test_a_mel_of_one_block_is_what_the_backend_makes_of_it():
-    encoder = Encoder()
-    mel = mel_of(noise(5), 5)
-    features = StitchingBackend(encoder, SECONDS, *unmoved(3)).encode(mel)
-    np.testing.assert_array_equal(features, mel[:, ::2])
-    np.testing.assert_array_equal(encoder.mels, [mel])
-
-
-def test_a_mel_that_is_shorter_than_its_blocks_is_padded_with_silence():
-    mel = mel_of(noise(6), 6)
-    features = StitchingBackend(Encoder(), SECONDS, *unmoved(3)).encode(mel)
-    assert features.shape == (1, 400, STATE)
-    assert (features[:, 300:] == mel.min()).all() or (features[:, 300:] == mel[:, -1]).all()
-
-
 def test_silence_is_one_block():
     encoder = Encoder()
     StitchingBackend(encoder, SECONDS, *unmoved(3)).encode(mel_of(np.zeros(0, np.float32), 11))
     assert len(encoder.mels) == 1
 
 
-def test_more_than_the_longest_window_is_refused():
-    with pytest.raises(ValueError, match="1200 frames: the longest window has 1100"):
-        StitchingBackend(Encoder(), SECONDS, *unmoved(3)).encode(mel_of(noise(1), 12))
+@pytest.mark.parametrize("seconds", [5, 12])
+def test_another_length_than_the_windows_is_refused(seconds):
+    with pytest.raises(BackendError, match=f"{seconds}00 frames: a window has 1100"):
+        StitchingBackend(Encoder(), SECONDS, *unmoved(3)).encode(mel_of(noise(1), seconds))
 
 
 def test_the_devices_decoder_cannot_take_it():
@@ -139,12 +127,37 @@ def test_relocations_are_taken_from_the_folder(tmp_path):
     np.testing.assert_array_equal(features, mel[:, ::2])
 
 
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def archive(path):
+    with path.open("wb") as file:
+        np.savez(file, np.zeros(3))
+
+
+def not_numbers(path):
+    array = np.load(path)
+    array.flat[0] = np.nan
+    np.save(path, array)
+
+
+@pytest.mark.parametrize("damage", [truncated, lambda path: path.write_bytes(b""), archive, not_numbers, Path.unlink])
 @pytest.mark.parametrize("name", RELOCATIONS)
-def test_damaged_relocations_are_one_clear_line(tmp_path, name):
+def test_damaged_relocations_are_one_clear_line(tmp_path, name, damage):
+    encoder = Encoder()
     write(tmp_path, *unmoved(3))
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-8])
-    with pytest.raises(BackendError, match="relocations cannot be read"):
-        for_host_decoder(Encoder(), tmp_path, SECONDS)
+    damage(tmp_path / name)
+    with pytest.raises(BackendError, match=f"{name}: relocations cannot be read") as caught:
+        for_host_decoder(encoder, tmp_path, SECONDS)
+    assert "\n" not in str(caught.value)
+    assert not encoder.closed
+
+
+def test_a_window_that_is_all_margin_has_no_relocations(tmp_path):
+    write(tmp_path, np.stack([np.eye(STATE)]), np.zeros((1, 100, STATE)))
+    with pytest.raises(BackendError, match="do not fit a window of 2 s"):
+        for_host_decoder(Encoder(), tmp_path, 2)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ beginning, 6 % of the variance are wrong on other speech, where without it 80 % 
 the identity by a ridge, on blocks of real speech that the checkpoint's own encoder is given at both places.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +14,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from whisper_runtime.audio import SAMPLE_RATE
+from whisper_runtime.audio import SAMPLE_RATE, load_audio
+from whisper_runtime.blocks import MARGIN_SECONDS, hop_seconds
 from whisper_runtime.mel import window_mel
-from whisper_runtime.stitching import MARGIN_SECONDS, RELOCATION_BIAS, RELOCATION_WEIGHT, hop_seconds
+from whisper_runtime.stitching import RELOCATION_BIAS, RELOCATION_WEIGHT
 
+from whisper_toolchain.calibration.selection import mix
 from whisper_toolchain.checkpoints import Checkpoint
+from whisper_toolchain.datasets import Utterance
+from whisper_toolchain.errors import ExportError
 from whisper_toolchain.shape_plan import FEATURE_FRAMES_PER_SECOND, MEL_FRAMES_PER_SECOND, ShapePlan
-from whisper_toolchain.signal_to_noise import SignalToNoise
+from whisper_toolchain.signal_to_noise import signal_to_noise
 
 # Beside the sum of squares of some 50 000 frames. From 10 to 10 000 it makes no difference to other speech.
 _RIDGE = 1000.0
 
-SPEECH_SECONDS = 180
-"""Of speech that is enough: 20 minutes leave 5.6 % instead of 6.0 %."""
+# Of speech that is enough: 20 minutes leave 5.6 % instead of 6.0 %. Half a minute of a recording, or more if there are
+# few.
+_SPEECH_SECONDS, _RECORDING_SECONDS = 180, 30
 
-# Each so-manieth block is left out of the fit, to measure it on.
-_HELD_OUT = 10
+# Of the windows, for measuring.
+_HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,33 @@ class RelocationCheck:
 
     Attributes:
         places: seconds of each block's place.
-        snr_db: signal-to-noise ratio on blocks that were not fitted, for each place.
+        snr_db: signal-to-noise ratio on windows that were not fitted, for each place.
         unmoved_snr_db: the same without relocation.
     """
 
     places: tuple[int, ...]
     snr_db: tuple[float, ...]
     unmoved_snr_db: tuple[float, ...]
+
+
+def some_speech(utterances: Sequence[Utterance]) -> list[np.ndarray]:
+    """Three minutes of speech, of many speakers and lengths, or all if there is less.
+
+    Returns:
+        Beginnings of recordings, each (n,) float32 at 16 kHz.
+
+    Raises:
+        AudioError: a recording cannot be read.
+    """
+    most = max(_RECORDING_SECONDS, _SPEECH_SECONDS / max(1, len(utterances)))
+    found: list[np.ndarray] = []
+    missing = _SPEECH_SECONDS * SAMPLE_RATE
+    for utterance in mix(utterances):
+        found.append(load_audio(utterance.path)[: min(round(most * SAMPLE_RATE), missing)])
+        missing -= len(found[-1])
+        if not missing:
+            break
+    return found
 
 
 def write_relocations(
@@ -56,16 +82,24 @@ def write_relocations(
         checkpoint: its weights, with the places of Whisper's whole 30 s.
         plan: has more than one block.
         folder: where to write.
-        speech: recordings, (n,) float32 at 16 kHz, together longer than the longest window.
+        speech: recordings, (n,) float32 at 16 kHz. If together they are shorter than two of the longest windows, what
+            is fitted is measured as well.
+
+    Returns:
+        How well they fit.
+
+    Raises:
+        ExportError: features are no nearer to those of their place with a relocation than without.
     """
-    mels = list(_blocks(plan, np.concatenate(speech)))
-    here = _features(model, mels)
+    windows = list(_windows(plan, np.concatenate(speech)))
+    fitted = windows[: max(1, len(windows) - math.ceil(_HELD_OUT * len(windows)))]
+    measured = windows[len(fitted) :] or fitted
     places = checkpoint.state["encoder.positional_embedding"].astype(np.float32)
-    every = min(_HELD_OUT, len(mels))
-    fitted = np.arange(len(mels)) % every != every - 1
-    mean = here[fitted].mean(axis=0)
-    centred = (here[fitted] - mean).reshape(-1, plan.state)
-    squares = centred.T @ centred
+    here = _features(model, fitted)
+    mean = here.mean(axis=0)
+    centred = (here - mean).reshape(-1, plan.state)
+    squares = (centred.T @ centred).astype(np.float64)
+    measured_here = _features(model, measured)
     encoder: Any = model.encoder
     own = encoder.positional_embedding
     weights, biases, ratios, unmoved = [], [], [], []
@@ -74,39 +108,48 @@ def write_relocations(
         first = second * FEATURE_FRAMES_PER_SECOND
         try:
             encoder.positional_embedding = torch.from_numpy(places[first : first + plan.feature_frames])
-            there = _features(model, mels)
+            there, measured_there = _features(model, fitted), _features(model, measured)
         finally:
             encoder.positional_embedding = own
-        mean_there = there[fitted].mean(axis=0)
-        moved = (there[fitted] - mean_there).reshape(-1, plan.state)
+        mean_there = there.mean(axis=0)
+        moved = (there - mean_there).reshape(-1, plan.state)
         ridge = _RIDGE * np.eye(plan.state)
         weight = np.eye(plan.state) + np.linalg.solve(squares + ridge, centred.T @ moved - squares)
         weight = weight.astype(np.float16)
         bias = (mean_there - mean @ weight.astype(np.float32)).astype(np.float16)
         kept = slice(MARGIN_SECONDS * FEATURE_FRAMES_PER_SECOND, None)
-        ratio, without = SignalToNoise(), SignalToNoise()
-        for one, other in zip(here[~fitted], there[~fitted], strict=True):
-            ratio.add(other[kept], (one @ weight.astype(np.float32) + bias)[kept])
-            without.add(other[kept], one[kept])
+        wanted = measured_there[:, kept]
+        relocated = (measured_here @ weight.astype(np.float32) + bias)[:, kept]
+        ratios.append(signal_to_noise(wanted, relocated))
+        unmoved.append(signal_to_noise(wanted, measured_here[:, kept]))
         weights.append(weight)
         biases.append(bias)
-        ratios.append(ratio.decibels)
-        unmoved.append(without.decibels)
+    # Written so that a NaN fails too.
+    if not all(ratio > without for ratio, without in zip(ratios, unmoved, strict=True)):
+        raise ExportError(
+            f"features that are moved to {', '.join(map(str, seconds))} s have {', '.join(f'{r:.1f}' for r in ratios)} "
+            f"dB, unmoved {', '.join(f'{r:.1f}' for r in unmoved)} dB: give more speech, or other"
+        )
     np.save(folder / RELOCATION_WEIGHT, np.stack(weights), allow_pickle=False)
     np.save(folder / RELOCATION_BIAS, np.stack(biases), allow_pickle=False)
     return RelocationCheck(tuple(seconds), tuple(ratios), tuple(unmoved))
 
 
-def _blocks(plan: ShapePlan, samples: np.ndarray) -> Iterator[np.ndarray]:
-    """Blocks (80, 100 * s) at every half second of windows of the longest kind, cut from joined recordings."""
+def _windows(plan: ShapePlan, samples: np.ndarray) -> Iterator[np.ndarray]:
+    """Mels (80, 100 * longest window) of all full windows in joined recordings, or of all if there is none."""
     size = plan.host_seconds * SAMPLE_RATE
-    for start in range(0, max(1, len(samples) - size), size):
-        mel = window_mel(samples[start : start + size], plan.host_seconds)
-        for first in range(0, mel.shape[1] - plan.mel_frames + 1, MEL_FRAMES_PER_SECOND // 2):
-            yield mel[:, first : first + plan.mel_frames]
+    for start in range(0, max(1, len(samples) - size + 1), size):
+        yield window_mel(samples[start : start + size], plan.host_seconds)
 
 
-def _features(model: torch.nn.Module, mels: Sequence[np.ndarray]) -> np.ndarray:
-    """What the encoder makes of blocks, (n, 50 * s, d) float32."""
+def _features(model: torch.nn.Module, windows: Sequence[np.ndarray]) -> np.ndarray:
+    """What the encoder makes of blocks at every half second of windows, (n, 50 * s, d) float32."""
     encoder: Any = model.encoder
-    return np.concatenate([encoder(torch.from_numpy(mel[None, :, None, :].copy())).numpy() for mel in mels])
+    size = encoder.positional_embedding.shape[0] * MEL_FRAMES_PER_SECOND // FEATURE_FRAMES_PER_SECOND
+    return np.concatenate(
+        [
+            encoder(torch.from_numpy(mel[None, :, None, first : first + size].copy())).numpy()
+            for mel in windows
+            for first in range(0, mel.shape[1] - size + 1, MEL_FRAMES_PER_SECOND // 2)
+        ]
+    )

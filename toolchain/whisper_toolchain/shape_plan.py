@@ -5,7 +5,7 @@ Everything else (export, calibration, bundle name, checks) derives its shapes fr
 
 from dataclasses import asdict, dataclass
 
-from whisper_runtime.stitching import hop_seconds
+from whisper_runtime.blocks import hop_seconds
 
 from whisper_toolchain.errors import ShapePlanError
 
@@ -122,7 +122,7 @@ class ShapePlan:
     def host_blocks(self) -> int:
         """Encoder windows in the longest window of the host's decoder: more than one where the encoder's is short.
 
-        See `whisper_runtime.stitching`.
+        See `whisper_runtime.blocks`.
         """
         hop = hop_seconds(self.seconds)
         missing = max(0, _SHORTEST_HOST_WINDOW - self.seconds)

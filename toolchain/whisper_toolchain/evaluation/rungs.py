@@ -198,10 +198,14 @@ class Rungs:
                 backend.close()
                 raise
         if decoder == "host":
-            folder = self._host_folder(of_bundle=encoder != "float")
-            backend, seconds = for_host_decoder(backend, folder, self.plan.seconds)
-            host = self._host(backend, of_bundle=encoder != "float")
-            return TimedEngine(backend, host, tokenizer, seconds, self.language)
+            try:
+                folder = self._host_folder(of_bundle=encoder != "float")
+                backend, seconds = for_host_decoder(backend, folder, self.plan.seconds)
+                host = self._host(backend, of_bundle=encoder != "float")
+                return TimedEngine(backend, host, tokenizer, seconds, self.language)
+            except BaseException:
+                backend.close()
+                raise
         slots = SlotDecoder(backend, self._embedding("float" if decoder == "float" else "bundle"), self.plan.sequence)
         reader = None
         if self.drafted(rung):

@@ -44,8 +44,11 @@ def bundle(workspace: Workspace, plan: ShapePlan, *, report: Report) -> Path:
     calibrated = Stage.read(workspace.calibration(plan), f"calibrate {plan.options}")
     compiled = Stage.read(workspace.compiled(plan), f"compile {plan.options}")
     host_files = (*_HOST_GRAPHS, *(RELOCATIONS if plan.host_blocks > 1 else ()))
-    if not exported.digests().keys() >= set(host_files):
-        raise StageError(f"{exported.folder} has no host decoder: run `whisper-toolchain export {plan.options}` first")
+    if missing := set(host_files) - exported.digests().keys():
+        raise StageError(
+            f"{exported.folder} has no {', '.join(sorted(missing))}: "
+            f"run `whisper-toolchain export {plan.options}` first"
+        )
     inputs = {
         "checkpoint": fetched.digests(),
         "compiled": compiled.digests(),

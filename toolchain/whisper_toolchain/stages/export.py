@@ -1,16 +1,11 @@
 """Export: the checkpoint as ONNX graphs, two for the accelerator and two for the host's CPU, checked on real speech."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from whisper_toolchain import datasets, third_party
-from whisper_toolchain.calibration.selection import mix
 from whisper_toolchain.checkpoints import load
-from whisper_toolchain.datasets import Utterance
 from whisper_toolchain.download import Report
 from whisper_toolchain.errors import DatasetError
 from whisper_toolchain.graph_contract import DECODER, ENCODER
@@ -22,7 +17,8 @@ from whisper_toolchain.workspace import Workspace
 _CODE = (
     *(f"whisper_toolchain.{name}" for name in ("export", "graph_contract", "graph_names", "graph_simplify")),
     *(f"whisper_toolchain.{name}" for name in ("host_decoder", "model", "relocation", "shape_plan")),
-    *("whisper_toolchain.calibration.selection", "whisper_runtime.mel", "whisper_runtime.stitching"),
+    *("whisper_toolchain.signal_to_noise", "whisper_toolchain.calibration.selection"),
+    *(f"whisper_runtime.{name}" for name in ("audio", "blocks", "mel", "stitching")),
 )
 
 
@@ -38,7 +34,8 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
     Raises:
         StageError: the fetch stage has not run.
         ExportError: the graphs differ from the model.
-        DatasetError: the recording to compare on is silent.
+        DatasetError: there is no speech, or the recording to compare on is silent.
+        AudioError: a recording cannot be read.
     """
     fetched = Stage.read(workspace.checkpoint(plan.variant), f"fetch {plan.options}")
     inputs = {
@@ -46,11 +43,10 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         "whisper": third_party.prepared_stamp(workspace.whisper),
         "shape": plan.shape_name,
         "code": code_digest(*_CODE),
-        "versions": installed_versions("torch", "onnx", "numpy"),
+        "versions": installed_versions("torch", "onnx", "numpy", "soundfile", "soxr"),
     }
-    speech = workspace.dataset(dataset).utterances()
     if plan.host_blocks > 1:
-        inputs["speech"] = datasets.digest(speech)
+        inputs["speech"] = datasets.digest(workspace.dataset(dataset).utterances())
 
     def make(folder: Path) -> dict[str, Any]:
         from whisper_runtime.audio import load_audio
@@ -60,12 +56,13 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         from whisper_toolchain.float_model import load_tokenizer
         from whisper_toolchain.host_decoder import check_host_decoder, write_host_decoder
         from whisper_toolchain.model import build_model
-        from whisper_toolchain.relocation import write_relocations
+        from whisper_toolchain.relocation import some_speech, write_relocations
 
         checkpoint = load(fetched.folder / CHECKPOINT)
         model = build_model(third_party.import_whisper(workspace.whisper), checkpoint, plan.feature_frames)
         export_graphs(model, plan, folder)
         write_host_decoder(checkpoint, plan, folder)
+        speech = workspace.dataset(dataset).utterances()
         utterance = next((item for item in speech if item.text), speech[0])
         tokenizer = load_tokenizer(workspace.whisper, plan.dims)
         tokens = [*tokenizer.sot_sequence(), *tokenizer.encode(f" {utterance.text or 'Hello.'}")]
@@ -85,7 +82,7 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         )
         check_results = {**check.as_dict(), "host_decoder": host.as_dict()}
         if plan.host_blocks > 1:
-            relocated = write_relocations(model, checkpoint, plan, folder, _some_speech(speech))
+            relocated = write_relocations(model, checkpoint, plan, folder, some_speech(speech))
             report(
                 f"export: windows of {plan.host_seconds} s for the host decoder, in {plan.host_blocks} blocks: "
                 f"relocated features {min(relocated.snr_db):.0f} dB, unmoved {min(relocated.unmoved_snr_db):.0f} dB"
@@ -100,17 +97,3 @@ def graph_digests(exported: Stage) -> dict[str, str]:
     """File name -> sha256 of the two graphs that are compiled; the decoder for the host plays no part there."""
     digests = exported.digests()
     return {name: digests[name] for name in (ENCODER, DECODER)}
-
-
-def _some_speech(utterances: Sequence[Utterance]) -> list[np.ndarray]:
-    """Recordings of many speakers, of at least `SPEECH_SECONDS` together if there are as many."""
-    from whisper_runtime.audio import SAMPLE_RATE, load_audio
-
-    from whisper_toolchain.relocation import SPEECH_SECONDS
-
-    found: list[np.ndarray] = []
-    for utterance in mix(utterances):
-        found.append(load_audio(utterance.path))
-        if sum(map(len, found)) >= SPEECH_SECONDS * SAMPLE_RATE:
-            break
-    return found
