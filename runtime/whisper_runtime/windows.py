@@ -255,20 +255,9 @@ def split_in_two(window: Window) -> tuple[Window, Window] | None:
 
 
 def quiet_frames(levels: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of some frames, given by their levels in dB, are quiet beside the others; none if all are alike.
-
-    Beside digital silence, the noise of a room in another pause would seem loud. So silence has no say in it.
-    """
-    audible = levels >= _SILENCE_DB
-    if not audible.any():
-        return np.zeros(len(levels), bool)
-    quiet = ~audible
-    quiet[audible] = _quiet_beside(levels[audible])
-    return quiet
-
-
-def _quiet_beside(levels: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of some frames, at least one, are in the lowest part of their range, if they have one."""
+    """Which of some frames, given by their levels in dB, are quiet beside the others; none if all are alike."""
+    if not len(levels):
+        return np.zeros(0, bool)
     # A single pause, or a twentieth of what is less than five seconds.
     lowest = min(round(_PAUSE_SECONDS * _FRAMES_PER_SECOND) - 1, len(levels) // 20)
     # The 90th percentile; np.percentile takes several times as long, and this is asked for at every step.

@@ -82,10 +82,14 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         )
         check_results = {**check.as_dict(), "host_decoder": host.as_dict()}
         if plan.host_blocks > 1:
+            report(
+                f"export: fitting what makes windows of {plan.host_seconds} s of {plan.host_blocks} blocks for the host "
+                "decoder: about half a minute"
+            )
             relocated = write_relocations(model, checkpoint, plan, folder, some_speech(speech))
             report(
-                f"export: windows of {plan.host_seconds} s for the host decoder, in {plan.host_blocks} blocks: "
-                f"relocated features {min(relocated.snr_db):.0f} dB, unmoved {min(relocated.unmoved_snr_db):.0f} dB"
+                f"export: features that are moved to their place in it: {min(relocated.snr_db):.0f} dB, unmoved "
+                f"{min(relocated.unmoved_snr_db):.0f} dB"
             )
             check_results["relocation"] = asdict(relocated)
         return {"shape": plan.shape_name, "check": check_results, "clip": utterance.id}
