@@ -278,6 +278,13 @@ def test_what_is_too_much_for_one_window_is_cut_in_the_middle_of_a_pause(window,
     assert abs(first.seconds - (start + length / 2)) <= 0.06
 
 
+@pytest.mark.parametrize("level", [LOUD - 30, LOUD - 40])
+def test_a_rooms_noise_before_digital_silence_is_no_window(level):
+    """Models hear thanks in a moment of noise."""
+    samples = np.concatenate((speech(5), noise(round(0.5 * RATE), level), silence(5 * RATE)))
+    assert len(cut(samples)) == 1
+
+
 def test_a_short_pause_in_otherwise_even_sound_is_found():
     samples = seconds((4, LOUD), (windows._PAUSE_SECONDS + 0.05, LOUD - 30), (9, LOUD))
     assert inside(cut(samples)[0].seconds, (4, windows._PAUSE_SECONDS + 0.05))

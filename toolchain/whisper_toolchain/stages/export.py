@@ -83,8 +83,8 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         check_results = {**check.as_dict(), "host_decoder": host.as_dict()}
         if plan.host_blocks > 1:
             report(
-                f"export: fitting what makes windows of {plan.host_seconds} s of {plan.host_blocks} blocks for the host "
-                "decoder: about half a minute"
+                f"export: fitting what makes a window of {plan.host_seconds} s of {plan.host_blocks} blocks for the "
+                "host decoder: about half a minute"
             )
             relocated = write_relocations(model, checkpoint, plan, folder, some_speech(speech))
             report(
