@@ -10,7 +10,7 @@ from whisper_runtime.window_reader import Reading, hears_nothing
 
 
 def segments_of(readings: Iterable[Reading], tokenizer: Tokenizer) -> Iterator[Segment]:
-    """Yield the segments of each reading: one, or one for each pair of timestamps; none if nobody speaks in it.
+    """Yield the segments of each reading: one, or one for each pair of timestamps; none without a word.
 
     Times are seconds from the recording's start; in a reading they never go back and never leave its window.
     """
@@ -28,7 +28,8 @@ def _segments(reading: Reading, tokenizer: Tokenizer) -> Iterator[Segment]:
         text = tokenizer.decode(tokens).strip()
         first = min(max(latest, start + begin - reading.shift), last)
         latest = min(max(first, start + end - reading.shift), last)
-        if text:
+        # Of noise, a model at times makes a full stop or a note.
+        if any(map(str.isalnum, text)):
             yield Segment(first, latest, text, tokens, decoded.avg_logprob, decoded.no_speech_prob)
 
 

@@ -52,10 +52,16 @@ def test_without_timestamps_there_is_one_segment_as_long_as_the_window(tokenizer
     assert (segment.avg_logprob, segment.no_speech_prob) == (-0.4, 0.125)
 
 
-@pytest.mark.parametrize("text", ["", " ", "  \n"])
+@pytest.mark.parametrize("text", ["", " ", "  \n", ".", " ...", " - ", " \u266a"])
 def test_no_text_is_no_segment(tokenizer, say, text):
     assert list(segments_of([reading(say(text))], tokenizer)) == []
     assert list(segments_of([reading(say(0.0, text, 1.0))], tokenizer)) == []
+
+
+@pytest.mark.parametrize("text", ["5.", "\u00e9", "\u56db", "\u0928\u093e"])
+def test_a_word_of_any_script_is_a_segment(tokenizer, say, text):
+    (segment,) = segments_of([reading(say(text))], tokenizer)
+    assert segment.text == text
 
 
 # With timestamps
