@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +12,14 @@ from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.backends.onnxruntime import DECODER, ENCODER
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.cli import describe
+from whisper_runtime.errors import BackendError
 from whisper_runtime.evaluation.bundle_rungs import open_rung
 from whisper_runtime.stitching import RELOCATIONS, StitchingBackend
 from whisper_runtime.streaming import StreamTranscriber
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
 from whisper_toolchain.bundle_writer import make_manifest, publish, write_host_arrays
+from whisper_toolchain.evaluation import rungs
 from whisper_toolchain.export import export_graphs
 from whisper_toolchain.float_model import host_arrays
 from whisper_toolchain.host_decoder import write_host_decoder
@@ -121,3 +125,15 @@ def test_the_bundle_says_what_it_has(folder):
     bundle = Bundle.open(folder)
     assert set(RELOCATIONS) < set(bundle.manifest.files)
     assert "window 5 s (11 s with the host's decoder), 24 decoder slots" in describe(bundle.manifest)
+
+
+def test_a_rung_that_cannot_be_opened_gives_its_backend_back(tmp_path, patched_tree, toy_checkpoint, monkeypatch):
+    closed = []
+    backend = SimpleNamespace(close=lambda: closed.append("backend"))
+    monkeypatch.setattr(rungs, "open_float_backend", lambda export: backend)
+    (tmp_path / RELOCATIONS[0]).write_bytes(b"")
+    reason = "float graphs alone"
+    ladder = rungs.Rungs(PLAN, tmp_path, toy_checkpoint(DIMS, 3), patched_tree, Path(), reason, "en", networks=reason)
+    with pytest.raises(BackendError, match="relocations cannot be read"):
+        ladder.open("float+host")
+    assert closed == ["backend"]

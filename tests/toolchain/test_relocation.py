@@ -5,10 +5,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from whisper_runtime.audio import SAMPLE_RATE
+from whisper_runtime.errors import AudioError
 from whisper_runtime.stitching import RELOCATION_BIAS, RELOCATION_WEIGHT, for_host_decoder
+from whisper_toolchain import relocation
+from whisper_toolchain.datasets import open_dataset
+from whisper_toolchain.errors import ExportError
 from whisper_toolchain.model import build_model
-from whisper_toolchain.relocation import write_relocations
+from whisper_toolchain.relocation import some_speech, write_relocations
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
 DIMS = Dimensions(80, 1500, 16, 2, 2, 51864, 448, 16, 2, 2)
@@ -84,6 +90,34 @@ def test_random_weights_gain_as_well(checkpoint, patched_whisper, tmp_path):
     model = build_model(patched_whisper, checkpoint, PLAN.feature_frames)
     check = write_relocations(model, checkpoint, PLAN, tmp_path, [noise(60)])
     assert min(check.snr_db) > max(check.unmoved_snr_db) + 3
+
+
+@pytest.mark.parametrize(("lengths", "taken"), [([20], 5), ([3, 3], 5), ([2] * 10, 5), ([0.5, 2], 2.5)])
+def test_speech_is_taken_from_many_recordings_and_never_more_than_is_needed(tmp_path, monkeypatch, lengths, taken):
+    monkeypatch.setattr(relocation, "_SPEECH_SECONDS", 5)
+    monkeypatch.setattr(relocation, "_RECORDING_SECONDS", 1)
+    for number, length in enumerate(lengths):
+        soundfile.write(tmp_path / f"{number}.wav", noise(length, number), SAMPLE_RATE)
+    speech = some_speech(open_dataset(tmp_path).utterances())
+    assert sum(map(len, speech)) == taken * SAMPLE_RATE
+    assert max(map(len, speech)) <= max(1, 5 / len(lengths)) * SAMPLE_RATE
+
+
+def test_a_recording_that_cannot_be_read_is_an_error(tmp_path):
+    soundfile.write(tmp_path / "good.wav", noise(1), SAMPLE_RATE)
+    utterances = open_dataset(tmp_path).utterances()
+    (tmp_path / "good.wav").write_bytes(b"nothing")
+    with pytest.raises(AudioError, match=r"good\.wav"):
+        some_speech(utterances)
+
+
+def test_a_relocation_that_moves_nothing_nearer_is_an_error(checkpoint, tmp_path):
+    """Of an encoder that does not hear its place there is nothing to move."""
+    encoder = LinearEncoder(torch.from_numpy(checkpoint.state["encoder.positional_embedding"][:250]))
+    encoder.forward = lambda mel: (mel[0, :, 0, ::2].T @ encoder.heard)[None]
+    with pytest.raises(ExportError, match="give more speech"):
+        write_relocations(SimpleNamespace(encoder=encoder), checkpoint, PLAN, tmp_path, [noise(40)])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_single_short_recording_will_do(checkpoint, tmp_path):
