@@ -46,6 +46,14 @@ def interrupted(folder: Path, count: int, seed: int) -> dict[str, object]:
     """Kill the recording at random points, the journal now and then a line longer; then let it come to its end."""
     chance = random.Random(seed)
     output, journal = folder / "interrupted", folder / "interrupted" / f"{CALIBRATION.rows}.journal"
+    # How long it takes here, on a machine of any speed: all kills together must not let it come to its end.
+    began = time.perf_counter()
+    child = os.fork()
+    if not child:
+        record(folder, folder / "timed", ROWS, ROWS - 20)
+        os._exit(0)
+    os.waitpid(child, 0)
+    whole = time.perf_counter() - began
     lines = []
     for turn in range(count + 1):
         known = size(journal)
@@ -56,7 +64,7 @@ def interrupted(folder: Path, count: int, seed: int) -> dict[str, object]:
         if turn < count:
             while turn % 3 and size(journal) == known:
                 time.sleep(0.001)
-            time.sleep(chance.uniform(0, 0.05 if turn % 3 else 1.0))
+            time.sleep(whole * chance.uniform(0, 0.005 if turn % 3 else 0.05))
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         if turn < count and not os.WIFSIGNALED(status):
