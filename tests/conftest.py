@@ -120,6 +120,19 @@ def toy_checkpoint() -> Callable[..., Checkpoint]:
 
 
 @pytest.fixture(scope="session")
+def sure_checkpoint(toy_checkpoint: Callable[..., Checkpoint]) -> Callable[[Dimensions, int], Checkpoint]:
+    """Makes a checkpoint of random weights that is sure of what it says: what is doubted is taken for noise."""
+
+    def make(dims: Dimensions, seed: int) -> Checkpoint:
+        checkpoint = toy_checkpoint(dims, seed, spread=1.0)
+        checkpoint.state["decoder.token_embedding.weight"] *= 0.3
+        checkpoint.state["decoder.ln.weight"] *= 20
+        return checkpoint
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def patched_tree() -> Path:
     """The unpacked, patched openai-whisper."""
     checkout = Workspace(ROOT)

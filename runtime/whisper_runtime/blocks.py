@@ -7,3 +7,8 @@ MARGIN_SECONDS = 1
 def hop_seconds(seconds: int) -> int:
     """Seconds from one block of so many seconds to the next; 0 or less if its margins are all of it."""
     return seconds - 2 * MARGIN_SECONDS
+
+
+def window_seconds(seconds: int, blocks: int) -> int:
+    """Length of a window of so many blocks of so many seconds each."""
+    return seconds + (blocks - 1) * hop_seconds(seconds)

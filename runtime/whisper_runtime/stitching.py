@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 from whisper_runtime.backends import Backend, Features
-from whisper_runtime.blocks import MARGIN_SECONDS, hop_seconds
+from whisper_runtime.blocks import MARGIN_SECONDS, hop_seconds, window_seconds
 from whisper_runtime.closing import Closing
 from whisper_runtime.errors import BackendError
 from whisper_runtime.sensors import Sensors
@@ -48,7 +48,7 @@ class StitchingBackend(Closing):
         self._weight = weight.astype(np.float32)
         self._bias = bias.astype(np.float32)
         self.blocks = 1 + len(weight)
-        self.seconds = seconds + len(weight) * hop_seconds(seconds)
+        self.seconds = window_seconds(seconds, self.blocks)
 
     def encode(self, mel: np.ndarray) -> np.ndarray:
         """Mel (1, 100*s, 80) float32 -> features (1, 50*t, d) float32 of as many blocks as have sound, t <= s.

@@ -5,7 +5,7 @@ Everything else (export, calibration, bundle name, checks) derives its shapes fr
 
 from dataclasses import asdict, dataclass
 
-from whisper_runtime.blocks import hop_seconds
+from whisper_runtime.blocks import hop_seconds, window_seconds
 
 from whisper_toolchain.errors import ShapePlanError
 
@@ -131,7 +131,7 @@ class ShapePlan:
     @property
     def host_seconds(self) -> int:
         """Length of the longest window of the host's decoder."""
-        return self.seconds + (self.host_blocks - 1) * hop_seconds(self.seconds)
+        return window_seconds(self.seconds, self.host_blocks)
 
     @property
     def host_frames(self) -> int | str:
