@@ -50,8 +50,8 @@ MOST_OF_BUNDLE = 1.0
 WORKSPACE = Workspace(Path(__file__).resolve().parent.parent)
 
 
-def open_form(form: str, plan: ShapePlan) -> Transcriber:
-    """Open one of FORMS."""
+def open_form(form: str, plan: ShapePlan, beam_size: int | None = None) -> Transcriber:
+    """Open one of FORMS, which follows so many texts; None for as many as the runtime does if it is not told."""
     tokenizer = load_tokenizer(WORKSPACE.whisper, plan.dims)
     backend: Backend
     if form.startswith("float"):
@@ -63,9 +63,11 @@ def open_form(form: str, plan: ShapePlan) -> Transcriber:
         folder, backend, embedding = bundle.folder, open_backend(bundle), bundle.embedding()
     if form.endswith("/host"):
         backend, seconds = for_host_decoder(backend, folder, plan.seconds)
-        return Transcriber.from_parts(backend, HostDecoder(backend, embedding, folder), tokenizer, seconds)
+        return Transcriber.from_parts(
+            backend, HostDecoder(backend, embedding, folder, beam_size=beam_size), tokenizer, seconds
+        )
     host = HostDecoder(backend, embedding, folder)
-    slots = SlotDecoder(backend, embedding, plan.sequence)
+    slots = SlotDecoder(backend, embedding, plan.sequence, beam_size or 1)
     transcriber = Transcriber.from_parts(backend, slots, tokenizer, plan.seconds)
     transcriber.reader = DraftedReader(backend, slots, host, tokenizer, plan.seconds)
     return transcriber
@@ -129,6 +131,7 @@ def main() -> int:
     parser.add_argument("--variant", required=True, choices=VARIANTS)
     parser.add_argument("--arch", required=True)
     parser.add_argument("--forms", default=",".join(FORMS), help=f"of {','.join(FORMS)}")
+    parser.add_argument("--beam-size", type=int, help="texts that are followed at once")
     parser.add_argument("--most", type=float, default=0.5, help="points that a float form may be above stock")
     parser.add_argument("--texts", type=Path, help="folder to write all texts to, as JSON")
     options = parser.parse_args()
@@ -142,7 +145,7 @@ def main() -> int:
         print(f"  {'stock':<12} {limit:6.2f} %")
         percents: dict[str, float] = {}
         for form in options.forms.split(","):
-            with open_form(form, plan) as transcriber:
+            with open_form(form, plan, options.beam_size) as transcriber:
                 texts = transcribe(form, utterances, lambda u, t=transcriber: t.text(u.path, language="en"))  # type: ignore[misc]
             percents[form] = count(utterances, texts).percent
             bad = bad_clips(utterances, texts, stock)

@@ -2,6 +2,7 @@
 
     float/host, bundle/host   encoder of the export or of the bundle, and the decoder for the host's CPU
     float/slots               the accelerator's fixed slots: nothing to draft from
+    float/slots+beams         the same, following five texts at once where one is in doubt
     float/slots+draft         the same, checking what the host decoder has drafted
     float/stream              the same slots while the sound comes in, a second a time: each partial text is the draft
                               of the next
@@ -196,13 +197,13 @@ def open_runtime(name: str, variant: str, arch: str) -> Engine:
     tokenizer = load_tokenizer(workspace.whisper, plan.dims)
     arrays = host_arrays(load(workspace.checkpoint(variant) / CHECKPOINT))
     embedding = TokenEmbedding(*arrays)
-    has_slots = name in ("float/slots", "float/slots+draft", "float/stream")
+    has_slots = name in ("float/slots", "float/slots+beams", "float/slots+draft", "float/stream")
     backend = OnnxRuntimeBackend(folder / ENCODER, folder / DECODER if has_slots else None, THREADS)
     if name == "float/host":
         encoder, seconds = for_host_decoder(backend, folder, plan.seconds)
         host = HostDecoder(encoder, embedding, folder, THREADS)
         return Files(Transcriber.from_parts(encoder, host, tokenizer, seconds))
-    slots = SlotDecoder(backend, embedding, plan.sequence)
+    slots = SlotDecoder(backend, embedding, plan.sequence, beam_size=5 if name == "float/slots+beams" else 1)
     transcriber = Transcriber.from_parts(backend, slots, tokenizer, plan.seconds)
     if name == "float/slots+draft":
         host = HostDecoder(backend, embedding, folder, THREADS)

@@ -1,7 +1,6 @@
 """Beam search over the text of one window: several texts are followed at once, and the likeliest is taken.
 
-For decoders to which several texts cost hardly more than one. Where greedy decoding has to go on behind one wrong
-token, the right one is still in another beam.
+Where greedy decoding has to go on behind one wrong token, the right one is still in another beam.
 """
 
 import math
@@ -64,7 +63,7 @@ class BeamDecoder:
         self._size = size
         self._limit = limit
 
-    def decode(self, prompt: Sequence[int], rules: TokenRules, seconds: float) -> Decoded:
+    def decode(self, prompt: Sequence[int], rules: TokenRules, seconds: float, draft: Sequence[int] = ()) -> Decoded:
         """Decode the window that the decoder was given by `begin`.
 
         Searches until as many texts have ended as there are beams, or until no other has a chance. Returns the one
@@ -76,6 +75,7 @@ class BeamDecoder:
             prompt: the sot sequence.
             rules: what may follow what.
             seconds: length of the window's sound.
+            draft: a guess of the tokens. The result is the same whatever it is; a good one saves calls.
 
         Raises:
             BackendError: a graph fails.
@@ -113,7 +113,7 @@ class BeamDecoder:
                 if all(each.looped for each in ended):
                     ended += [decoded(beam.tokens, beam.logprobs, no_speech) for beam in beams]
                 break
-            logits = self.decoder.branches(prompt, [beam.tokens for beam in beams])
+            logits = self.decoder.branches(prompt, [beam.tokens for beam in beams], draft)
         return max(ended, key=lambda each: (not each.looped, each.avg_logprob))
 
     def _grow(self, beam: _Beam, logits: np.ndarray, rules: TokenRules, seconds: float) -> list[_Beam]:

@@ -24,6 +24,10 @@ TOKENS = 25  # of a typical window
 # hop of 1 s: 0.24 to 0.30 (benchmarks/stream_calls.py). The host's decoder gains nothing from a draft.
 DRAFTED_SHARE = 0.3
 
+# The device's calls where it follows several texts in doubtful windows, of those where it does not. Measured: base with
+# five texts on clear speech (benchmarks/README.md). Partial texts, which are most of a stream, are decoded greedily.
+BEAMS_SHARE = 1.5
+
 _STEPS = 5
 
 _log = logging.getLogger(__name__)
@@ -49,13 +53,13 @@ def choose_decoder(
         bundle: what the backend runs.
         threads: threads of the CPU for each call of the host's decoder; None for one per core.
         drafted: it is for a stream, whose drafts save most of the device's calls.
-        beam_size: texts that the host's decoder follows at once; None for what is best for the model.
+        beam_size: texts that are followed at once; None for what is best for the decoder.
 
     Raises:
         BackendError: the device fails. That the host's decoder cannot be had is a reason to take the device's.
     """
     manifest = bundle.manifest
-    device = SlotDecoder(backend, embedding, manifest.sequence)
+    device = SlotDecoder(backend, embedding, manifest.sequence, 1 if beam_size is None else beam_size)
     try:
         encoder, seconds = for_host_decoder(backend, bundle.folder, manifest.seconds)
         host = HostDecoder(encoder, embedding, bundle.folder, threads, beam_size)
@@ -63,9 +67,8 @@ def choose_decoder(
         _log.info("decoder: device, because the host's cannot be had: %s", error)
         return backend, device, manifest.seconds
     features, reading = _noise(backend, manifest.seconds), 0.0
-    costs: dict[TextDecoder, float] = {
-        device: _cost(device, features, manifest.sot_sequence, DRAFTED_SHARE if drafted else 1.0)
-    }
+    calls = DRAFTED_SHARE if drafted else BEAMS_SHARE if device.beam_size > 1 else 1.0
+    costs: dict[TextDecoder, float] = {device: _cost(device, features, manifest.sot_sequence, calls)}
     if isinstance(encoder, StitchingBackend):
         # What the host reads block by block while a window is encoded; its features are numbers by then.
         start = time.perf_counter()
@@ -99,7 +102,7 @@ def _cost(decoder: TextDecoder, features: Features, prompt: Sequence[int], calls
     for count in range(_STEPS):
         start = time.perf_counter()
         if isinstance(decoder, BranchingDecoder) and beams > 1:
-            decoder.branches(prompt, [[token] * (count + 1) for token in range(beams)])
+            decoder.branches(prompt, [(token,) * (count + 1) for token in range(beams)])
         else:
             decoder.logits(prompt, [prompt[-1]] * count, [len(prompt) + count - 1])
         steps.append(time.perf_counter() - start)

@@ -219,8 +219,8 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         "--beam-size",
         type=_beam_size,
         metavar="N",
-        help="texts that the decoder on this CPU follows at once; 1 is faster and makes more errors (default: 3 for "
-        "tiny, 5 for base)",
+        help="texts that are followed at once: more make fewer errors and take longer (default: 3 for tiny and 5 for "
+        "base with the decoder on this CPU; 1 on the accelerator, where more are followed in doubt only)",
     )
     command.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
     command.add_argument(
@@ -375,8 +375,6 @@ def _open(options: argparse.Namespace, drafted: bool = False) -> "Transcriber":
     from whisper_runtime.bundle import Bundle
     from whisper_runtime.transcriber import Transcriber
 
-    if options.decoder == "device" and options.beam_size not in (None, 1):
-        options.refuse("--beam-size is for the decoder on this CPU: add --decoder host or auto")
     transcriber = Transcriber(
         options.bundle,
         backend=options.backend,

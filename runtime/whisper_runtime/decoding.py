@@ -68,7 +68,7 @@ class Draft:
         """What follows; see `Drafter`."""
         if new := len(text) - self._known:
             # All new tokens but the last were guessed.
-            self._at = _resume(self._tokens, self._at + new - 1, text[-1])
+            self._at = resume(self._tokens, self._at + new - 1, text[-1])
             self._known = len(text)
         return self._tokens[self._at : self._at + count]
 
@@ -234,11 +234,11 @@ def decoded(text: Sequence[int], logprobs: Sequence[float], no_speech: float, lo
     return Decoded(tuple(text), average, no_speech, looped)
 
 
-def _resume(draft: Sequence[int], at: int, token: int) -> int:
-    """Where a draft goes on after `token`, which was not what it has at `at`.
+def resume(draft: Sequence[int], at: int, token: int) -> int:
+    """Where a draft that was at `at` goes on after `token`.
 
-    Behind the nearest `token`, if it is near: then something is left out here, or was before. Else behind the wrong
-    guess.
+    Behind the nearest `token`, if it is near; unless that is at `at` itself, something is left out here, or was before.
+    Else behind the wrong guess.
     """
     near = sorted(range(max(0, at - _REALIGN), min(len(draft), at + _REALIGN + 1)), key=lambda place: abs(place - at))
     return next((place + 1 for place in near if draft[place] == token), at + 1)

@@ -1,8 +1,7 @@
 """The decoder on the host's CPU: with a key-value cache, so that a step costs one token and not all slots.
 
-It can do two things that the accelerator's decoder cannot. It takes the next tokens of several texts in one call, for
-hardly more than one costs: what a call costs is reading the weights. And it can be given several pictures of the same
-sound; then log probabilities are the mean of those under each picture.
+It takes the next tokens of several texts in one call, for hardly more than one costs: what a call costs is reading the
+weights.
 
 Runs the two graphs that the toolchain's module of the same name writes, with ONNX Runtime.
 """
@@ -16,6 +15,7 @@ from whisper_runtime.backends import Backend, Features
 from whisper_runtime.backends.onnxruntime import open_session, run_session
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError
+from whisper_runtime.text_decoder import check_beam_size, mean_logits
 
 CROSS_ATTENTION = "cross_attention.onnx"
 HOST_DECODER = "host_decoder.onnx"
@@ -50,6 +50,7 @@ class HostDecoder:
     """
 
     name = "host"
+    searches_first = True
 
     def __init__(
         self,
@@ -59,8 +60,8 @@ class HostDecoder:
         threads: int | None = None,
         beam_size: int | None = None,
     ) -> None:
-        if beam_size is not None and beam_size < 1:
-            raise ValueError(f"a beam size of {beam_size}: it must be at least 1")
+        if beam_size is not None:
+            check_beam_size(beam_size)
         self.calls = 0
         self._backend = backend
         self._embedding = embedding
@@ -132,8 +133,10 @@ class HostDecoder:
         self._text = [_first(cache, known) for cache in self._text]
         return np.concatenate([self._step(tokens[row], row in wanted) for row in range(known, rows[-1] + 1)])
 
-    def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
-        """Logits after several texts; see `BranchingDecoder`. One call for all of them."""
+    def branches(
+        self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]], draft: Sequence[int] = ()
+    ) -> np.ndarray:
+        """Logits after several texts; see `BranchingDecoder`. One call for all, to which a draft is of no use."""
         start = tuple(prompt)
         if start not in self._branches:
             if self._known[: len(start)] != list(start):
@@ -199,20 +202,9 @@ class HostDecoder:
             self.calls += 1
             found.append(logits)
             grown.append(dict(zip(cache, values, strict=True)))
-        return _mean(found), grown
+        return mean_logits(found), grown
 
 
 def _first(cache: _Cache, count: int) -> _Cache:
     """The cache of the first tokens."""
     return {name: np.ascontiguousarray(values[:, :count]) for name, values in cache.items()}
-
-
-def _mean(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of the log probabilities under each picture, (n, vocab); under a single one, its logits."""
-    if len(logits) == 1:
-        return logits[0]
-    total = np.zeros_like(logits[0])
-    for each in logits:
-        shifted = each - each.max(axis=-1, keepdims=True)
-        total += shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return total / np.float32(len(logits))

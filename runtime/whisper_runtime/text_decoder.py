@@ -56,14 +56,17 @@ class TextDecoder(Protocol):
 
 @runtime_checkable
 class BranchingDecoder(TextDecoder, Protocol):
-    """A decoder for which several texts cost hardly more than one, and that can be shown several pictures of a window.
+    """A decoder of several texts, that can be shown several pictures of a window.
 
     Attributes:
         beam_size: how many texts to follow at once; 1 to decode greedily.
+        searches_first: whether to follow several from the first look on, because they cost hardly more than one. If
+            not, only where the greedy text, which is then the draft, is in doubt.
         doubtful_logprob: a text with a mean log probability below this is worth a second picture.
     """
 
     beam_size: int
+    searches_first: bool
     doubtful_logprob: float
 
     def also(self, features: Features) -> None:
@@ -76,13 +79,16 @@ class BranchingDecoder(TextDecoder, Protocol):
         """
         ...
 
-    def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
+    def branches(
+        self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]], draft: Sequence[int] = ()
+    ) -> np.ndarray:
         """Return the logits after several texts.
 
         Args:
             prompt: the sot sequence.
             texts: at least one, the tokens after the prompt. Each is one token longer than nothing, or than a text of
-                an earlier call.
+                an earlier call for this prompt.
+            draft: a guess of the text, the same in every call about a window. It changes no bit of the result.
 
         Returns:
             (len(texts), vocab) float32, to be changed at will.
@@ -92,3 +98,20 @@ class BranchingDecoder(TextDecoder, Protocol):
             ValueError: a text has no beginning, or a position that the model does not know.
         """
         ...
+
+
+def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the log probabilities under each picture, (n, vocab); under a single one, its logits."""
+    if len(logits) == 1:
+        return logits[0]
+    total = np.zeros_like(logits[0])
+    for each in logits:
+        shifted = each - each.max(axis=-1, keepdims=True)
+        total += shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return total / np.float32(len(logits))
+
+
+def check_beam_size(size: int) -> None:
+    """Raise ValueError if a beam size is less than 1."""
+    if size < 1:
+        raise ValueError(f"a beam size of {size}: it must be at least 1")

@@ -143,15 +143,18 @@ class _TimedBranchingDecoder(_TimedDecoder):
         super().__init__(decoder, stages)
         self._branching = decoder
         self.beam_size = decoder.beam_size
+        self.searches_first = decoder.searches_first
         self.doubtful_logprob = decoder.doubtful_logprob
 
     def also(self, features: Features) -> None:
         with _timed(self._stages, "decoder"):
             self._branching.also(features)
 
-    def branches(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> np.ndarray:
+    def branches(
+        self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]], draft: Sequence[int] = ()
+    ) -> np.ndarray:
         with _timed(self._stages, "decoder"):
-            logits = self._branching.branches(prompt, texts)
+            logits = self._branching.branches(prompt, texts, draft)
         self.calls = self._decoder.calls
         return logits
 

@@ -41,8 +41,8 @@ class Transcriber(Closing):
         share_device: let other programs use the accelerator at the same time.
         threads: threads of the CPU for each graph that runs on it; None for one per core.
         drafted: "auto" chooses for a stream, whose drafts save most of the device's calls.
-        beam_size: texts that the host's decoder follows at once, 1 to decode greedily; None for 3 (tiny) or 5 (base).
-            The device's decoder is always greedy: each further text would cost as much as the first.
+        beam_size: texts that are followed at once, 1 to decode greedily. By the host's decoder always; None for 3
+            (tiny) or 5 (base). By the device's where a text is in doubt, since each costs it calls; None for 1.
 
     Attributes:
         tokenizer: the model's tokenizer.
@@ -79,7 +79,7 @@ class Transcriber(Closing):
             text_decoder: TextDecoder
             seconds = manifest.seconds
             if decoder == "device":
-                text_decoder = SlotDecoder(device, embedding, manifest.sequence)
+                text_decoder = SlotDecoder(device, embedding, manifest.sequence, 1 if beam_size is None else beam_size)
             elif decoder == "host":
                 device, seconds = for_host_decoder(device, opened.folder, seconds)
                 text_decoder = HostDecoder(device, embedding, opened.folder, threads, beam_size)

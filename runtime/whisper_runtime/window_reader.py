@@ -145,7 +145,7 @@ class WindowReader:
     def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
         """Decode an encoded window, or each of its parts, and look again while the text is doubtful.
 
-        The draft only saves calls; a decoder that follows several texts does without it. Raises BackendError.
+        The draft only saves calls. Raises BackendError.
         """
         read = self._look_again if self._beams is None else partial(self._search, self._beams)
         return self._in_parts(read, read(window, features, prompt, draft), prompt, draft)
@@ -196,17 +196,20 @@ class WindowReader:
         return best
 
     def _search(
-        self, beams: BeamDecoder, window: Window, features: Features, prompt: Prompt, _: Sequence[int]
+        self, beams: BeamDecoder, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]
     ) -> Reading:
         """Follow several texts; where the likeliest is doubtful, again with another picture beside the first."""
-        beams.decoder.begin(features)
-        first = beams.decode(prompt.tokens, prompt.rules, window.seconds)
+        if beams.decoder.searches_first:
+            beams.decoder.begin(features)
+            first = beams.decode(prompt.tokens, prompt.rules, window.seconds)
+        else:
+            first = self._decode_once(window, features, prompt, draft).decoded
         if self._is_sure(first, beams.decoder.doubtful_logprob) or hears_nothing(first):
             return Reading(window, first)
         # Both pictures must give a token the same meaning, a time included.
         look = replace(LOOKS[1], shift=0.0) if prompt.rules.timestamps else LOOKS[1]
         beams.decoder.also(self.encode(window, look))
-        both = beams.decode(prompt.tokens, prompt.rules, window.seconds)
+        both = beams.decode(prompt.tokens, prompt.rules, window.seconds, first.tokens)
         worse = hears_nothing(both) or (self._repeats(both) and not self._repeats(first))
         return Reading(window, first if worse or self._says_again(first, both) else both)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from whisper_runtime import blocks, stitching
 from whisper_runtime.bundle import Bundle
-from whisper_runtime.choose_decoder import DRAFTED_SHARE, TOKENS, choose_decoder
+from whisper_runtime.choose_decoder import BEAMS_SHARE, DRAFTED_SHARE, TOKENS, choose_decoder
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import DeviceTimeoutError
 from whisper_runtime.host_decoder import CROSS_ATTENTION, HostDecoder
@@ -142,6 +142,17 @@ def test_what_the_hosts_beams_cost_counts_but_not_in_a_stream(choose, monkeypatc
     assert set(asked) == {4}
     assert choose(Device(step=0.05), drafted=True, beam_size=4)[0].name == "host"
     assert choose(Device(step=0.01), beam_size=1)[0].name == "host"
+
+
+def test_texts_that_the_device_follows_in_doubt_count_but_not_in_a_stream(choose):
+    def device_cost(**options):
+        name, ours, _, theirs = LINE.fullmatch(choose(Device(step=0.03), **options)[1]).groups()
+        assert name == "host"
+        return float(theirs)
+
+    assert device_cost(beam_size=1) >= 30
+    assert device_cost(beam_size=2) >= 30 * BEAMS_SHARE
+    assert device_cost(beam_size=2, drafted=True) < 30
 
 
 def test_what_the_host_reads_block_by_block_counts_as_well(choose, bundle, checkpoint, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from whisper_runtime import decoding
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
+from whisper_runtime.beam_search import BeamDecoder
 from whisper_runtime.decoding import (
     ECHO_LETTERS_PER_SECOND,
     EOT_MARGIN,
@@ -20,6 +21,7 @@ from whisper_toolchain.export import export_graphs
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import Dimensions, ShapePlan
 
+from tests.drafts import edited
 from tests.scripted_texts import ENDLESS, VOCABULARY, WORDS, babble
 
 LIMIT = 40
@@ -286,25 +288,6 @@ def test_no_speech_is_a_probability_of_the_raw_logits_after_sot(tokenizer, multi
 # Drafts
 
 
-def edited(data, tokens, others):
-    """What a guess may look like beside the truth."""
-    kind = data.draw(st.sampled_from(["garbage", "exact", "prefix", "longer", "edited", "edited", "edited"]))
-    any_tokens = st.lists(others, max_size=60)
-    if kind == "garbage":
-        return data.draw(any_tokens)
-    if kind == "prefix":
-        return tokens[: data.draw(st.integers(0, len(tokens)))]
-    if kind == "longer":
-        return tokens + data.draw(any_tokens)
-    draft = list(tokens)
-    if kind == "edited":
-        for _ in range(data.draw(st.integers(1, 4))):
-            at = data.draw(st.integers(0, len(draft)))
-            removed = data.draw(st.integers(0, 3))
-            draft[at : at + removed] = data.draw(st.lists(others, max_size=3))
-    return draft
-
-
 @settings(max_examples=150, deadline=None)
 @given(
     data=st.data(),
@@ -537,3 +520,54 @@ def test_only_a_whole_text_is_said_twice(tokenizer):
     text = tokenizer.encode(" Well, go on, go on")
     decoded, _ = decode(tokenizer, saying(text, tokenizer.eot))
     assert decoded.tokens == tuple(text)
+
+
+def search_toy(toy, tokenizer, sequence, seed, draft=(), pictures=2):
+    backend, slots = toy[sequence]
+    slots = features(toy, sequence, seed)
+    for picture in range(1, pictures):
+        slots.also(
+            backend.encode(np.random.default_rng(seed + picture).uniform(-1, 1.5, (1, 100, 80)).astype(np.float32))
+        )
+    before = slots.calls
+    prompt, rules = tokenizer.sot_sequence(), TokenRules(tokenizer)
+    found = BeamDecoder(slots, tokenizer, 3, LIMIT).decode(prompt, rules, ENDLESS, draft)
+    return found, slots.calls - before
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    data=st.data(),
+    seed=st.integers(0, 5),
+    sequence=st.sampled_from([ROOMY, TIGHT, TIGHT]),
+    pictures=st.sampled_from([1, 2, 2]),
+)
+def test_a_draft_changes_no_bit_of_what_a_search_in_the_slots_finds(toy, tokenizer, data, seed, sequence, pictures):
+    alone, plain = search_toy(toy, tokenizer, sequence, seed, pictures=pictures)
+    others = st.integers(0, VOCABULARY - 1) | st.sampled_from([0, *alone.tokens])
+    draft = tuple(edited(data, list(alone.tokens), others))
+    drafted, calls = search_toy(toy, tokenizer, sequence, seed, draft, pictures)
+    assert drafted == alone  # probabilities too
+    assert calls <= plain
+    assert not calls % pictures
+
+
+def test_of_two_pictures_the_slots_give_the_mean_of_the_log_probabilities(toy, tokenizer):
+    backend, slots = toy[ROOMY]
+    prompt, text = tokenizer.sot_sequence(), list(WORDS[:3])
+    rows = [len(prompt) - 1, len(prompt) + 2]
+    pictures = [
+        backend.encode(np.random.default_rng(seed).uniform(-1, 1.5, (1, 100, 80)).astype(np.float32)) for seed in (1, 2)
+    ]
+    expected = []
+    for picture in pictures:
+        slots.begin(picture)
+        logits = slots.logits(prompt, text, rows).astype(np.float64)
+        expected.append(logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))
+    slots.begin(pictures[0])
+    slots.also(pictures[1])
+    calls = slots.calls
+    assert np.allclose(slots.logits(prompt, text, rows), np.mean(expected, axis=0), atol=1e-4)
+    assert slots.calls - calls == 2
+    slots.begin(pictures[0])
+    assert np.array_equal(slots.logits(prompt, text, rows).argmax(-1), expected[0].argmax(-1))

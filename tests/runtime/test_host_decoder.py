@@ -371,15 +371,17 @@ def test_it_transcribes_speech_with_a_bundle(tiny_en_bundle, jfk):
 
 
 @pytest.mark.parametrize("beam_size", [1, 2])
-def test_the_beam_size_is_the_users(tiny_en_bundle, jfk, beam_size):
-    with Transcriber(tiny_en_bundle.folder, decoder="host", beam_size=beam_size) as transcriber:
+@pytest.mark.parametrize("decoder", ["device", "host"])
+def test_the_beam_size_is_the_users(tiny_en_bundle, jfk, decoder, beam_size):
+    with Transcriber(tiny_en_bundle.folder, decoder=decoder, beam_size=beam_size) as transcriber:
         assert transcriber.text_decoder.beam_size == beam_size
         assert "what your country can do for you" in words(transcriber.text(jfk))
 
 
-def test_a_beam_of_none_is_refused(tiny_en_bundle):
+@pytest.mark.parametrize("decoder", ["device", "host", "auto"])
+def test_a_beam_of_none_is_refused(tiny_en_bundle, decoder):
     with pytest.raises(ValueError, match="a beam size of 0"):
-        Transcriber(tiny_en_bundle.folder, decoder="host", beam_size=0)
+        Transcriber(tiny_en_bundle.folder, decoder=decoder, beam_size=0)
 
 
 def words(text):

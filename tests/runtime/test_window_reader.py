@@ -307,13 +307,16 @@ class Branching(Script):
     """With both pictures it reads a text of its own, the last one."""
 
     beam_size = 3
+    searches_first = True
     doubtful_logprob = -0.25
+    draft = None
 
     def also(self, features):
         assert features == 1
         self.text, self.doubt = self.readings[-1]
 
-    def branches(self, prompt, texts):
+    def branches(self, prompt, texts, draft=()):
+        self.draft = tuple(draft)
         return np.concatenate([self.logits(prompt, text, [len(prompt) + len(text) - 1]) for text in texts])
 
 
@@ -321,27 +324,28 @@ class Branching(Script):
 def search(tokenizer):
     """Reads a window of which the first picture says one thing and both together another."""
 
-    def call(*readings, timestamps=False):
+    def call(*readings, timestamps=False, searches_first=True):
         ear, script = Ear(), Branching(tokenizer, *readings)
+        script.searches_first = searches_first
         reader = WindowReader(ear, script, tokenizer, SECONDS)
         window = Window(8000, np.random.default_rng(1).normal(0, 0.1, RATE).astype(np.float32))
         prompt = Prompt(tokenizer.sot_sequence(timestamps=timestamps), TokenRules(tokenizer, timestamps))
         (reading,) = reader.read(window, reader.encode(window), prompt, tokenizer.encode(OTHER))
         assert (reading.window, reading.shift) == (window, 0.0)
-        return tokenizer.decode(reading.decoded.tokens), reading, ear
+        return tokenizer.decode(reading.decoded.tokens), reading, ear, script
 
     return call
 
 
 def test_what_several_texts_leave_no_doubt_about_is_decoded_once(search):
-    text, _, ear = search((ONE, SURE), (OTHER, SURE))
+    text, _, ear, _ = search((ONE, SURE), (OTHER, SURE))
     assert text == ONE
     assert len(ear.mels) == 1
 
 
 @pytest.mark.parametrize("second", [SURE, WORSE, WORST])
 def test_where_in_doubt_both_pictures_decide(search, second):
-    text, _, ear = search((ONE, WORSE), (OTHER, second))
+    text, _, ear, _ = search((ONE, WORSE), (OTHER, second))
     assert text == OTHER
     assert len(ear.mels) == 2
 
@@ -358,23 +362,39 @@ def test_both_pictures_are_not_believed_if_they_repeat(search, repetition):
 
 
 def test_what_both_pictures_make_of_noise_does_not_replace_speech(search):
-    text, reading, _ = search((ONE, 30), (OTHER, 5000))
+    text, reading, _, _ = search((ONE, 30), (OTHER, 5000))
     assert text == ONE
     assert not window_reader.hears_nothing(reading.decoded)
 
 
 def test_several_inventions_in_noise_are_not_looked_at_again(search):
-    _, reading, ear = search((ONE, 2000), (OTHER, SURE))
+    _, reading, ear, _ = search((ONE, 2000), (OTHER, SURE))
     assert window_reader.hears_nothing(reading.decoded)
     assert len(ear.mels) == 1
 
 
 @pytest.mark.parametrize("timestamps", [False, True])
 def test_with_timestamps_both_pictures_have_the_same_times(search, timestamps):
-    _, reading, ear = search((ONE, WORST), (OTHER, SURE), timestamps=timestamps)
+    _, reading, ear, _ = search((ONE, WORST), (OTHER, SURE), timestamps=timestamps)
     silence = np.zeros(0 if timestamps else round(LOOKS[1].shift * RATE), np.float32)
     louder = reading.window.samples * np.float32(LOOKS[1].gain)
     assert np.array_equal(ear.mels[1][0].T, window_mel(np.concatenate([silence, louder]), SECONDS))
+
+
+def test_where_each_text_costs_a_call_a_sure_one_is_decoded_greedily(search, tokenizer):
+    text, _, ear, script = search((ONE, SURE), (OTHER, SURE), searches_first=False)
+    assert text == ONE
+    assert len(ear.mels) == 1
+    assert script.draft is None
+    assert script.guesses == [tokenizer.encode(OTHER)]  # what the reader was given
+
+
+@pytest.mark.parametrize("second", [SURE, WORSE, WORST])
+def test_where_each_text_costs_a_call_the_doubtful_one_is_the_draft(search, tokenizer, second):
+    text, _, ear, script = search((ONE, WORSE), (OTHER, second), searches_first=False)
+    assert text == OTHER
+    assert len(ear.mels) == 2
+    assert script.draft == tuple(tokenizer.encode(ONE))
 
 
 def test_a_beam_of_one_is_greedy(tokenizer):
@@ -557,11 +577,13 @@ def device(patched_whisper, toy_checkpoint, fake_vendor_path, tmp_path):
     state = checkpoint.state
     embedding = TokenEmbedding(state["decoder.token_embedding.weight"], state["decoder.positional_embedding"])
     with open_backend(Bundle(tmp_path, manifest)) as backend:
-        yield backend, SlotDecoder(backend, embedding, PLAN.sequence)
+        yield backend, embedding
 
 
-def test_a_second_look_does_not_take_the_features_of_windows_encoded_ahead(device, tokenizer):
-    backend, slots = device
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_second_look_does_not_take_the_features_of_windows_encoded_ahead(device, tokenizer, beam_size):
+    backend, embedding = device
+    slots = SlotDecoder(backend, embedding, PLAN.sequence, beam_size)
     reader = WindowReader(backend, slots, tokenizer, 1)
     prompt = Prompt(tokenizer.sot_sequence(), TokenRules(tokenizer))
     random = np.random.default_rng(0)
