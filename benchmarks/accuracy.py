@@ -14,8 +14,8 @@ loop or a lost tail.
 after `make all` for that variant and architecture; SPEECH is whatever DATASET can be. Fails if a float form exceeds
 stock by more than --most points, a bundle exceeds its float form by more than 1, or a clip is bad.
 
-The slots are drafted by the host decoder, which changes no token (tests/runtime/test_decoding.py) and saves most of
-the time. Stock's texts are kept in build/benchmarks, since they take longest.
+Greedy texts in the slots are drafted by the host decoder, which changes no token (tests/runtime/test_decoding.py) and
+saves most of the time. Stock's texts are kept in build/benchmarks, since they take longest.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def open_form(form: str, plan: ShapePlan, beam_size: int | None = None) -> Trans
             backend, HostDecoder(backend, embedding, folder, beam_size=beam_size), tokenizer, seconds
         )
     host = HostDecoder(backend, embedding, folder)
-    slots = SlotDecoder(backend, embedding, plan.sequence, beam_size or 1)
+    slots = SlotDecoder(backend, embedding, plan.sequence, beam_size)
     transcriber = Transcriber.from_parts(backend, slots, tokenizer, plan.seconds)
     transcriber.reader = DraftedReader(backend, slots, host, tokenizer, plan.seconds)
     return transcriber
@@ -131,7 +131,9 @@ def main() -> int:
     parser.add_argument("--variant", required=True, choices=VARIANTS)
     parser.add_argument("--arch", required=True)
     parser.add_argument("--forms", default=",".join(FORMS), help=f"of {','.join(FORMS)}")
-    parser.add_argument("--beam-size", type=int, help="texts that are followed at once")
+    parser.add_argument(
+        "--beam-size", type=int, help="texts that are followed at once (default: as many as the runtime does)"
+    )
     parser.add_argument("--most", type=float, default=0.5, help="points that a float form may be above stock")
     parser.add_argument("--texts", type=Path, help="folder to write all texts to, as JSON")
     options = parser.parse_args()

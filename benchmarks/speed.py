@@ -7,6 +7,7 @@
     bundle/host          encoder of the emulated bundle (int8), decoder for the host's CPU
     reference            the reference flow on the float graphs: greedy, all logits of all slots at each step
     float/slots          the same graphs, decoded by the runtime from nothing
+    float/slots+beams    ... following five texts at once where one is in doubt
     float/slots+draft    ... from what the host decoder drafts, whose time counts too
     reference/stream     the reference flow on windows that grow by a second
     float/stream         the runtime on the same windows: each partial text is the draft of the next
@@ -61,6 +62,7 @@ ENGINES = (
     "bundle/host",
     REFERENCE,
     "float/slots",
+    "float/slots+beams",
     "float/slots+draft",
     REFERENCE_STREAM,
     "float/stream",

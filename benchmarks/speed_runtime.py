@@ -203,7 +203,7 @@ def open_runtime(name: str, variant: str, arch: str) -> Engine:
         encoder, seconds = for_host_decoder(backend, folder, plan.seconds)
         host = HostDecoder(encoder, embedding, folder, THREADS)
         return Files(Transcriber.from_parts(encoder, host, tokenizer, seconds))
-    slots = SlotDecoder(backend, embedding, plan.sequence, beam_size=5 if name == "float/slots+beams" else 1)
+    slots = SlotDecoder(backend, embedding, plan.sequence, beam_size=5 if name == "float/slots+beams" else None)
     transcriber = Transcriber.from_parts(backend, slots, tokenizer, plan.seconds)
     if name == "float/slots+draft":
         host = HostDecoder(backend, embedding, folder, THREADS)

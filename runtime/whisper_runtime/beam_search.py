@@ -6,6 +6,7 @@ Where greedy decoding has to go on behind one wrong token, the right one is stil
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from whisper_runtime.decoding import (
     may_end,
     probability,
 )
-from whisper_runtime.text_decoder import BranchingDecoder
+from whisper_runtime.drafted_branches import DraftedBranches
+from whisper_runtime.text_decoder import BranchingDecoder, SearchableDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 
@@ -48,7 +50,7 @@ class BeamDecoder:
     """Decodes windows to tokens, by the rules of `GreedyDecoder`.
 
     Args:
-        decoder: predicts the next token of several texts.
+        decoder: predicts the next token. One that is no `BranchingDecoder` is asked for each text alone.
         tokenizer: the model's tokenizer.
         size: texts that are followed at once, at least 1.
         limit: tokens a window at most.
@@ -57,7 +59,7 @@ class BeamDecoder:
         decoder: the same.
     """
 
-    def __init__(self, decoder: BranchingDecoder, tokenizer: Tokenizer, size: int, limit: int = TEXT_LIMIT) -> None:
+    def __init__(self, decoder: SearchableDecoder, tokenizer: Tokenizer, size: int, limit: int = TEXT_LIMIT) -> None:
         self.decoder = decoder
         self._tokenizer = tokenizer
         self._size = size
@@ -83,6 +85,8 @@ class BeamDecoder:
         last = len(prompt) - 1
         logits = self.decoder.logits(prompt, [], sorted({prompt.index(self._tokenizer.sot), last}))
         no_speech = probability(logits[0], self._tokenizer.no_speech)
+        drafted = DraftedBranches(self.decoder, prompt, draft).logits
+        branches = partial(self.decoder.branches, prompt) if isinstance(self.decoder, BranchingDecoder) else drafted
         beams, logits = [_Beam()], logits[-1:]
         ended: list[Decoded] = []
         least = -math.inf  # rank of a text that is worth following
@@ -113,7 +117,7 @@ class BeamDecoder:
                 if all(each.looped for each in ended):
                     ended += [decoded(beam.tokens, beam.logprobs, no_speech) for beam in beams]
                 break
-            logits = self.decoder.branches(prompt, [beam.tokens for beam in beams], draft)
+            logits = branches([beam.tokens for beam in beams])
         return max(ended, key=lambda each: (not each.looped, each.avg_logprob))
 
     def _grow(self, beam: _Beam, logits: np.ndarray, rules: TokenRules, seconds: float) -> list[_Beam]:

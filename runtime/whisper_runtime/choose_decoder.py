@@ -25,7 +25,8 @@ TOKENS = 25  # of a typical window
 DRAFTED_SHARE = 0.3
 
 # The device's calls where it follows several texts in doubtful windows, of those where it does not. Measured: base with
-# five texts on clear speech (benchmarks/README.md). Partial texts, which are most of a stream, are decoded greedily.
+# five texts on clear speech; on difficult speech it would be 3.5 (benchmarks/README.md). Partial texts, which are most
+# of a stream, are decoded greedily.
 BEAMS_SHARE = 1.5
 
 _STEPS = 5
@@ -59,7 +60,7 @@ def choose_decoder(
         BackendError: the device fails. That the host's decoder cannot be had is a reason to take the device's.
     """
     manifest = bundle.manifest
-    device = SlotDecoder(backend, embedding, manifest.sequence, 1 if beam_size is None else beam_size)
+    device = SlotDecoder(backend, embedding, manifest.sequence, beam_size)
     try:
         encoder, seconds = for_host_decoder(backend, bundle.folder, manifest.seconds)
         host = HostDecoder(encoder, embedding, bundle.folder, threads, beam_size)

@@ -22,14 +22,11 @@ class DraftedBranches:
         decoder: is asked for them; has begun the window.
         prompt: the sot sequence.
         draft: a guess of the text's tokens, which only saves calls.
-
-    Attributes:
-        prompt: the same.
     """
 
     def __init__(self, decoder: TextDecoder, prompt: Sequence[int], draft: Sequence[int]) -> None:
         self._decoder = decoder
-        self.prompt = prompt
+        self._prompt = prompt
         self._draft = draft
         self._places: dict[_Text, int] = {(): 0}  # where in the draft each text goes on
         self._rows: dict[_Text, np.ndarray] = {}  # the logits after each text
@@ -49,16 +46,13 @@ class DraftedBranches:
         return np.stack([self._after(text) for text in texts])
 
     def _after(self, text: _Text) -> np.ndarray:
-        *start, token = text
-        try:
-            before = self._places[tuple(start)]
-        except KeyError:
-            raise ValueError("a text that is more than a token longer than any before") from None
-        self._places[text] = at = resume(self._draft, before, token)
+        if text[:-1] not in self._places:
+            raise ValueError("a text that is more than a token longer than any before")
+        self._places[text] = at = resume(self._draft, self._places[text[:-1]], text[-1])
         if text not in self._rows:
-            room = max(0, self._decoder.room(len(self.prompt), len(text)))
-            guess = tuple(self._draft[at : at + room])
-            last = len(self.prompt) + len(text) - 1
-            rows = self._decoder.logits(self.prompt, [*text, *guess], range(last, last + len(guess) + 1))
-            self._rows |= {(*text, *guess[:count]): row for count, row in enumerate(rows)}
-        return self._rows[text].copy()
+            guess = tuple(self._draft[at : at + self._decoder.room(len(self._prompt), len(text))])
+            last = len(self._prompt) + len(text) - 1
+            rows = self._decoder.logits(self._prompt, [*text, *guess], range(last, last + len(guess) + 1))
+            # Copied, or one row that is kept would keep them all.
+            self._rows |= {(*text, *guess[:count]): row.copy() for count, row in enumerate(rows)}
+        return self._rows[text]

@@ -15,7 +15,7 @@ from whisper_runtime.backends import Backend, Features
 from whisper_runtime.backends.onnxruntime import open_session, run_session
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError
-from whisper_runtime.text_decoder import check_beam_size, mean_logits
+from whisper_runtime.text_decoder import checked_beam_size, mean_logits
 
 CROSS_ATTENTION = "cross_attention.onnx"
 HOST_DECODER = "host_decoder.onnx"
@@ -50,7 +50,6 @@ class HostDecoder:
     """
 
     name = "host"
-    searches_first = True
 
     def __init__(
         self,
@@ -60,8 +59,7 @@ class HostDecoder:
         threads: int | None = None,
         beam_size: int | None = None,
     ) -> None:
-        if beam_size is not None:
-            check_beam_size(beam_size)
+        asked = None if beam_size is None else checked_beam_size(beam_size)
         self.calls = 0
         self._backend = backend
         self._embedding = embedding
@@ -89,7 +87,7 @@ class HostDecoder:
                 "again, or use --decoder device"
             )
         is_tiny = len(self._empty) <= 2 * _BLOCKS_OF_TINY  # keys and values
-        self.beam_size = beam_size or (_BEAMS_OF_TINY if is_tiny else _BEAMS)
+        self.beam_size = asked or (_BEAMS_OF_TINY if is_tiny else _BEAMS)
         self.doubtful_logprob = _DOUBTFUL_OF_TINY if is_tiny else _DOUBTFUL
         # For each picture: cross-attention's keys and values, and what is cached of one text's tokens and of a tree's.
         self._cross: list[_Cache] = []
@@ -109,7 +107,7 @@ class HostDecoder:
         self.also(features)
 
     def also(self, features: Features) -> None:
-        """Take one more picture of the same window; see `BranchingDecoder`. Raises as `begin`."""
+        """Take one more picture of the same window; see `SearchableDecoder`. Raises as `begin`."""
         before, self._cross, self._known, self._branches = self._cross, [], [], {}
         feeds = {"features": self._backend.read_features(features)}
         results = run_session(self._cross_attention, self._cross_names, feeds)
@@ -133,10 +131,8 @@ class HostDecoder:
         self._text = [_first(cache, known) for cache in self._text]
         return np.concatenate([self._step(tokens[row], row in wanted) for row in range(known, rows[-1] + 1)])
 
-    def branches(
-        self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]], draft: Sequence[int] = ()
-    ) -> np.ndarray:
-        """Logits after several texts; see `BranchingDecoder`. One call for all, to which a draft is of no use."""
+    def branches(self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """Logits after several texts; see `BranchingDecoder`. One call for all of them."""
         start = tuple(prompt)
         if start not in self._branches:
             if self._known[: len(start)] != list(start):

@@ -12,53 +12,50 @@ from collections.abc import Sequence
 import numpy as np
 
 from whisper_runtime.backends import Backend, Features
-from whisper_runtime.drafted_branches import DraftedBranches
 from whisper_runtime.embedding import TokenEmbedding
-from whisper_runtime.text_decoder import check_beam_size, mean_logits
+from whisper_runtime.text_decoder import checked_beam_size, mean_logits
 
 # Share of the text's slots that is freed at once: the row after it still sees three quarters of them.
 _BLOCKS = 4
 
-# A text with a mean log probability below this is worth a search, whose texts cost a call each wherever they leave the
-# draft. Measured, see benchmarks/README.md.
+# A greedy text with a mean log probability below this is worth a search: another encoding, and for each text a call
+# under each picture wherever it leaves the draft. Measured, see benchmarks/README.md.
 _DOUBTFUL = -0.25
 
 
 class SlotDecoder:
-    """Runs a backend's decoder graph; see `BranchingDecoder`.
+    """Runs a backend's decoder graph; see `SearchableDecoder`.
 
     Args:
         backend: runs the graph.
         embedding: the host's embeddings.
         sequence: slots of the graph.
-        beam_size: texts that are followed at once where one is in doubt; 1 to decode greedily.
+        beam_size: texts that are followed at once where one is in doubt; None or 1 to decode greedily.
 
     Raises:
         ValueError: the beam size is less than 1.
     """
 
     name = "device"
-    searches_first = False
     doubtful_logprob = _DOUBTFUL
 
-    def __init__(self, backend: Backend, embedding: TokenEmbedding, sequence: int, beam_size: int = 1) -> None:
-        check_beam_size(beam_size)
+    def __init__(
+        self, backend: Backend, embedding: TokenEmbedding, sequence: int, beam_size: int | None = None
+    ) -> None:
         self.calls = 0
-        self.beam_size = beam_size
+        self.beam_size = checked_beam_size(1 if beam_size is None else beam_size)
         self._backend = backend
         self._embedding = embedding
         self._sequence = sequence
         self._pictures: list[Features] = [None]
-        self._branches: DraftedBranches | None = None
 
     def begin(self, features: Features) -> None:
         """Start a window; see `TextDecoder`."""
-        self._pictures, self._branches = [features], None
+        self._pictures = [features]
 
     def also(self, features: Features) -> None:
-        """Take one more picture of the same window; see `BranchingDecoder`. Each costs a call wherever one would."""
+        """Take one more picture of the same window; see `SearchableDecoder`. Logits cost a call for each."""
         self._pictures.append(features)
-        self._branches = None
 
     def room(self, prompt: int, text: int) -> int:
         """How many guesses fit before tokens have to leave the slots. Raises ValueError if the prompt fills them."""
@@ -81,14 +78,6 @@ class SlotDecoder:
             self.calls += 1
             found.append(self._backend.decode(features, embedded, slots))
         return mean_logits(found)
-
-    def branches(
-        self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]], draft: Sequence[int] = ()
-    ) -> np.ndarray:
-        """Logits after several texts; see `BranchingDecoder`."""
-        if self._branches is None or self._branches.prompt != prompt:
-            self._branches = DraftedBranches(self, prompt, draft)
-        return self._branches.logits(texts)
 
 
 def fill_slots(prompt: Sequence[int], text: Sequence[int], sequence: int) -> tuple[list[int], list[int]]:

@@ -3,8 +3,8 @@
 The windows are those of a file, and so is the text that is committed: it is final, and the same as if the recording
 had been transcribed as a whole. While a window grows, what is in it so far is decoded again and again, as partial
 text that may still change. The partial text before is the draft of the next one, so that only what is new has to be
-decoded token by token. Partial text is decoded greedily; a decoder that can follow several texts does so once a window
-is complete.
+decoded token by token. Partial text is decoded greedily; several texts are followed, if at all, once a window is
+complete.
 """
 
 import math

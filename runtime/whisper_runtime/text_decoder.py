@@ -28,7 +28,7 @@ class TextDecoder(Protocol):
         ...
 
     def room(self, prompt: int, text: int) -> int:
-        """How many guessed tokens one call can check behind a prompt and a text of these lengths.
+        """How many guessed tokens one call can check behind a prompt and a text of these lengths; never negative.
 
         A guess within that room changes no bit of any row before it.
         """
@@ -55,40 +55,39 @@ class TextDecoder(Protocol):
 
 
 @runtime_checkable
-class BranchingDecoder(TextDecoder, Protocol):
-    """A decoder of several texts, that can be shown several pictures of a window.
+class SearchableDecoder(TextDecoder, Protocol):
+    """A decoder among whose texts can be searched, under several pictures of a window.
 
     Attributes:
         beam_size: how many texts to follow at once; 1 to decode greedily.
-        searches_first: whether to follow several from the first look on, because they cost hardly more than one. If
-            not, only where the greedy text, which is then the draft, is in doubt.
         doubtful_logprob: a text with a mean log probability below this is worth a second picture.
     """
 
     beam_size: int
-    searches_first: bool
     doubtful_logprob: float
 
     def also(self, features: Features) -> None:
         """Take one more picture of the window that `begin` started.
 
-        From here on log probabilities are the mean of those under each picture, and no text is known yet.
+        From here on log probabilities are the mean of those under each picture.
 
         Raises:
             BackendError: the device or a graph fails.
         """
         ...
 
-    def branches(
-        self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]], draft: Sequence[int] = ()
-    ) -> np.ndarray:
+
+@runtime_checkable
+class BranchingDecoder(SearchableDecoder, Protocol):
+    """A decoder for which several texts cost hardly more than one."""
+
+    def branches(self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]]) -> np.ndarray:
         """Return the logits after several texts.
 
         Args:
             prompt: the sot sequence.
             texts: at least one, the tokens after the prompt. Each is one token longer than nothing, or than a text of
-                an earlier call for this prompt.
-            draft: a guess of the text, the same in every call about a window. It changes no bit of the result.
+                an earlier call about the same pictures.
 
         Returns:
             (len(texts), vocab) float32, to be changed at will.
@@ -111,7 +110,8 @@ def mean_logits(logits: Sequence[np.ndarray]) -> np.ndarray:
     return total / np.float32(len(logits))
 
 
-def check_beam_size(size: int) -> None:
-    """Raise ValueError if a beam size is less than 1."""
+def checked_beam_size(size: int) -> int:
+    """Return a beam size. Raises ValueError if it is less than 1."""
     if size < 1:
         raise ValueError(f"a beam size of {size}: it must be at least 1")
+    return size

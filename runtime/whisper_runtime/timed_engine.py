@@ -10,7 +10,7 @@ import numpy as np
 from whisper_runtime.backends import Backend, Features
 from whisper_runtime.closing import Closing
 from whisper_runtime.sensors import Sensors
-from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
+from whisper_runtime.text_decoder import BranchingDecoder, SearchableDecoder, TextDecoder
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
 from whisper_runtime.window_reader import WindowReader
@@ -57,7 +57,7 @@ class TimedEngine(Closing):
     def __init__(
         self,
         backend: Backend,
-        decoder: TextDecoder,
+        decoder: SearchableDecoder,
         tokenizer: Tokenizer,
         seconds: int,
         language: str | None,
@@ -116,15 +116,21 @@ class _TimedBackend(Closing):
 class _TimedDecoder:
     """A text decoder that is timed."""
 
-    def __init__(self, decoder: TextDecoder, stages: dict[str, float]) -> None:
+    def __init__(self, decoder: SearchableDecoder, stages: dict[str, float]) -> None:
         self._decoder = decoder
         self._stages = stages
         self.name = decoder.name
         self.calls = 0
+        self.beam_size = decoder.beam_size
+        self.doubtful_logprob = decoder.doubtful_logprob
 
     def begin(self, features: Features) -> None:
         with _timed(self._stages, "decoder"):
             self._decoder.begin(features)
+
+    def also(self, features: Features) -> None:
+        with _timed(self._stages, "decoder"):
+            self._decoder.also(features)
 
     def room(self, prompt: int, text: int) -> int:
         return self._decoder.room(prompt, text)
@@ -142,24 +148,15 @@ class _TimedBranchingDecoder(_TimedDecoder):
     def __init__(self, decoder: BranchingDecoder, stages: dict[str, float]) -> None:
         super().__init__(decoder, stages)
         self._branching = decoder
-        self.beam_size = decoder.beam_size
-        self.searches_first = decoder.searches_first
-        self.doubtful_logprob = decoder.doubtful_logprob
 
-    def also(self, features: Features) -> None:
+    def branches(self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]]) -> np.ndarray:
         with _timed(self._stages, "decoder"):
-            self._branching.also(features)
-
-    def branches(
-        self, prompt: Sequence[int], texts: Sequence[tuple[int, ...]], draft: Sequence[int] = ()
-    ) -> np.ndarray:
-        with _timed(self._stages, "decoder"):
-            logits = self._branching.branches(prompt, texts, draft)
+            logits = self._branching.branches(prompt, texts)
         self.calls = self._decoder.calls
         return logits
 
 
-def _timed_decoder(decoder: TextDecoder, stages: dict[str, float]) -> TextDecoder:
+def _timed_decoder(decoder: SearchableDecoder, stages: dict[str, float]) -> SearchableDecoder:
     if isinstance(decoder, BranchingDecoder):
         return _TimedBranchingDecoder(decoder, stages)
     return _TimedDecoder(decoder, stages)

@@ -79,7 +79,7 @@ class Transcriber(Closing):
             text_decoder: TextDecoder
             seconds = manifest.seconds
             if decoder == "device":
-                text_decoder = SlotDecoder(device, embedding, manifest.sequence, 1 if beam_size is None else beam_size)
+                text_decoder = SlotDecoder(device, embedding, manifest.sequence, beam_size)
             elif decoder == "host":
                 device, seconds = for_host_decoder(device, opened.folder, seconds)
                 text_decoder = HostDecoder(device, embedding, opened.folder, threads, beam_size)

@@ -14,15 +14,15 @@ from whisper_runtime.decoding import Decoded, GreedyDecoder, echo_at_end, probab
 from whisper_runtime.loops import letters
 from whisper_runtime.mel import window_mel
 from whisper_runtime.spoken_language import LanguageGuess
-from whisper_runtime.text_decoder import BranchingDecoder, TextDecoder
+from whisper_runtime.text_decoder import BranchingDecoder, SearchableDecoder, TextDecoder
 from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.windows import Window, loud_seconds, split_in_two
 
 # Where the model is in doubt it is shown the same sound again, a little later in the window and louder: that is another
 # picture to the encoder. Of both texts the one that the model finds likelier is taken; a look costs an encoding and,
-# with the text before for a draft, a few decoder calls. A decoder that takes both pictures at once decodes again with
-# the mean of what it sees in them. Measured, see benchmarks/README.md.
+# with the text before for a draft, a few decoder calls. A search is made again with the mean of what is seen in both.
+# Measured, see benchmarks/README.md.
 DOUBTFUL_LOGPROB = -0.3
 
 
@@ -106,7 +106,7 @@ class WindowReader:
         self._seconds = seconds
         self._greedy = GreedyDecoder(decoder, tokenizer)
         self._beams = None
-        if isinstance(decoder, BranchingDecoder) and decoder.beam_size > 1:
+        if isinstance(decoder, SearchableDecoder) and decoder.beam_size > 1:
             self._beams = BeamDecoder(decoder, tokenizer, decoder.beam_size)
 
     @property
@@ -198,8 +198,8 @@ class WindowReader:
     def _search(
         self, beams: BeamDecoder, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]
     ) -> Reading:
-        """Follow several texts; where the likeliest is doubtful, again with another picture beside the first."""
-        if beams.decoder.searches_first:
+        """Follow several texts, or the likeliest token if each text costs a call; in doubt under two pictures."""
+        if isinstance(beams.decoder, BranchingDecoder):
             beams.decoder.begin(features)
             first = beams.decode(prompt.tokens, prompt.rules, window.seconds)
         else:

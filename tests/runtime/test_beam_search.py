@@ -23,7 +23,6 @@ class Scripted:
 
     name = "scripted"
     beam_size = 5
-    searches_first = True
     doubtful_logprob = -0.25
 
     def __init__(self, script):
@@ -44,7 +43,7 @@ class Scripted:
         self.calls += 1
         return np.stack([self._row(text[: max(0, row + 1 - len(prompt))]) for row in rows])
 
-    def branches(self, prompt, texts, draft=()):
+    def branches(self, prompt, texts):
         self.calls += 1
         assert all(tuple(text[:-1]) in self.begun for text in texts)
         self.begun |= {tuple(text) for text in texts}

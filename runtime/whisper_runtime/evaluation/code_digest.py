@@ -5,18 +5,9 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
 _MODULES = (
-    *("audio", "backends.onnxruntime", "backends.hailort", "beam_search", "blocks", "decoding"),
-    *("drafted_branches", "embedding", "host_decoder", "loops", "mel", "segment", "segmenting", "slot_decoder"),
-    *(
-        "spoken_language",
-        "stitching",
-        "text_decoder",
-        "token_rules",
-        "tokenizer",
-        "transcriber",
-        "window_reader",
-        "windows",
-    ),
+    *("audio", "backends.onnxruntime", "backends.hailort", "beam_search", "blocks", "decoding", "drafted_branches"),
+    *("embedding", "host_decoder", "loops", "mel", "segment", "segmenting", "slot_decoder", "spoken_language"),
+    *("stitching", "text_decoder", "token_rules", "tokenizer", "transcriber", "window_reader", "windows"),
 )
 
 
