@@ -251,6 +251,16 @@ def test_the_decoder_is_causal(folder):
         assert np.abs(one[:, 5:] - other[:, 5:]).max() > 1e-2
 
 
+def test_a_mask_that_the_scores_outweigh_is_found(patched_whisper, toy_checkpoint, tmp_path):
+    model = build_model(patched_whisper, toy_checkpoint(DIMS, 3), PLAN.feature_frames)
+    export_graphs(model, PLAN, tmp_path)
+    check_export(model, PLAN, tmp_path, speech(), TOKENS)
+    model.decoder.mask.clamp_(min=-1.0)
+    export_graphs(model, PLAN, tmp_path)
+    with pytest.raises(ExportError, match="its attention scores outweigh the causal mask"):
+        check_export(model, PLAN, tmp_path, speech(), TOKENS)
+
+
 @pytest.mark.parametrize(("seconds", "sequence"), [(1, 8), (2, 16)])
 def test_other_windows_and_sequences(patched_whisper, toy_checkpoint, tmp_path, seconds, sequence):
     dims = Dimensions(80, 100, 16, 2, 1, 41, 16, 16, 2, 1)
