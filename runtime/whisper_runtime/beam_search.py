@@ -4,7 +4,7 @@ Where greedy decoding has to go on behind one wrong token, the right one is stil
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -77,7 +77,8 @@ class BeamDecoder:
             prompt: the sot sequence.
             rules: what may follow what.
             seconds: length of the window's sound.
-            draft: a guess of the tokens. The result is the same whatever it is; a good one saves calls.
+            draft: a guess of the tokens. The result is the same whatever it is; a good one saves calls, unless the
+                decoder is a `BranchingDecoder`, which has no use for it.
 
         Raises:
             BackendError: a graph fails.
@@ -85,8 +86,11 @@ class BeamDecoder:
         last = len(prompt) - 1
         logits = self.decoder.logits(prompt, [], sorted({prompt.index(self._tokenizer.sot), last}))
         no_speech = probability(logits[0], self._tokenizer.no_speech)
-        drafted = DraftedBranches(self.decoder, prompt, draft).logits
-        branches = partial(self.decoder.branches, prompt) if isinstance(self.decoder, BranchingDecoder) else drafted
+        branches: Callable[[Sequence[tuple[int, ...]]], np.ndarray]
+        if isinstance(self.decoder, BranchingDecoder):
+            branches = partial(self.decoder.branches, prompt)
+        else:
+            branches = DraftedBranches(self.decoder, prompt, draft).logits
         beams, logits = [_Beam()], logits[-1:]
         ended: list[Decoded] = []
         least = -math.inf  # rank of a text that is worth following

@@ -24,9 +24,9 @@ TOKENS = 25  # of a typical window
 # hop of 1 s: 0.24 to 0.30 (benchmarks/stream_calls.py). The host's decoder gains nothing from a draft.
 DRAFTED_SHARE = 0.3
 
-# The device's calls where it follows several texts in doubtful windows, of those where it does not. Measured: base with
-# five texts on clear speech; on difficult speech it would be 3.5 (benchmarks/README.md). Partial texts, which are most
-# of a stream, are decoded greedily.
+# The device's calls where it follows several texts in doubtful windows, of those where it does not, however many texts.
+# Measured: base with five on clear speech; on difficult speech it is 3.5 (benchmarks/README.md). Partial texts, most of
+# what is decoded in a stream, are greedy.
 BEAMS_SHARE = 1.5
 
 _STEPS = 5

@@ -145,7 +145,7 @@ class WindowReader:
     def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
         """Decode an encoded window, or each of its parts, and look again while the text is doubtful.
 
-        The draft only saves calls. Raises BackendError.
+        The draft only saves calls, if the decoder has a use for it. Raises BackendError.
         """
         read = self._look_again if self._beams is None else partial(self._search, self._beams)
         return self._in_parts(read, read(window, features, prompt, draft), prompt, draft)
@@ -198,7 +198,7 @@ class WindowReader:
     def _search(
         self, beams: BeamDecoder, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]
     ) -> Reading:
-        """Follow several texts, or the likeliest token if each text costs a call; in doubt under two pictures."""
+        """Follow several texts, or decode greedily first if each costs a call; in doubt, several under two pictures."""
         if isinstance(beams.decoder, BranchingDecoder):
             beams.decoder.begin(features)
             first = beams.decode(prompt.tokens, prompt.rules, window.seconds)

@@ -34,8 +34,8 @@ OPSET = 13
 # (measured over the registry sample); a wrong weight, row or order of any kind costs far more than what is left.
 SNR_TOLERANCE_DB = 80.0
 
-# Of the logits of slots whose later slots have other tokens. Causal graphs of these four models give the same bits; a
-# mask of -64 let through up to 1 in base and 1.5e-5 in base.en, whose scores are up to 68 above what they should see.
+# By how much logits may change with what stands in later slots. With the masks as they are, the models gave the same bits
+# where it was tried; the tolerance is for the last bit on other CPUs. A mask of -64 let through up to 13 in base.
 CAUSAL_TOLERANCE = 5e-6
 
 
@@ -213,9 +213,10 @@ def _leak(session: Any, features: np.ndarray, decoder: Any, plan: ShapePlan) -> 
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, plan.dims.n_vocab, (1, plan.sequence)))
     embedded = decoder.token_embedding(ids) + decoder.positional_embedding[: plan.sequence]
     feeds = {FEATURES: features, TOKEN_EMBEDDINGS: np.array(embedded.numpy().transpose(0, 2, 1)[..., None], order="C")}
-    full, leak = np.concatenate(session.run(list(LOGITS), feeds), axis=-1), 0.0
+    full = np.concatenate(session.run(list(LOGITS), feeds), axis=-1)
+    changes = []
     for filled in (plan.sequence // 2, max(1, plan.sequence // 8)):
         feeds[TOKEN_EMBEDDINGS][:, :, filled:] = 0.0
         logits = np.concatenate(session.run(list(LOGITS), feeds), axis=-1)
-        leak = max(leak, float(np.abs(logits - full)[:, :filled].max()))
-    return leak
+        changes.append(np.abs(logits - full)[:, :filled].max())
+    return float(np.max(changes))  # NaN if one is
