@@ -34,8 +34,8 @@ OPSET = 13
 # (measured over the registry sample); a wrong weight, row or order of any kind costs far more than what is left.
 SNR_TOLERANCE_DB = 80.0
 
-# By how much logits may change with what stands in later slots. With the masks as they are, the models gave the same bits
-# where it was tried; the tolerance is for the last bit on other CPUs. A mask of -64 let through up to 13 in base.
+# By how much logits may change with what stands in later slots. With the masks as they are the bits were the same where
+# it was tried; the tolerance is for the last bit on other CPUs. A mask of -64 let through up to 13 in base.
 CAUSAL_TOLERANCE = 5e-6
 
 
