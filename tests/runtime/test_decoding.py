@@ -388,9 +388,14 @@ def toy(patched_whisper, sure_checkpoint, tmp_path_factory):
     return made
 
 
+def picture(toy, seed):
+    backend, _ = toy[ROOMY]
+    return backend.encode(np.random.default_rng(seed).uniform(-1, 1.5, (1, 100, 80)).astype(np.float32))
+
+
 def features(toy, sequence, seed):
-    backend, slots = toy[sequence]
-    slots.begin(backend.encode(np.random.default_rng(seed).uniform(-1, 1.5, (1, 100, 80)).astype(np.float32)))
+    _, slots = toy[sequence]
+    slots.begin(picture(toy, seed))
     return slots
 
 
@@ -522,14 +527,8 @@ def test_only_a_whole_text_is_said_twice(tokenizer):
     assert decoded.tokens == tuple(text)
 
 
-def picture(toy, seed):
-    backend, _ = toy[ROOMY]
-    return backend.encode(np.random.default_rng(seed).uniform(-1, 1.5, (1, 100, 80)).astype(np.float32))
-
-
 def search_toy(toy, tokenizer, sequence, seed, draft=(), pictures=2):
-    _, slots = toy[sequence]
-    slots.begin(picture(toy, seed))
+    slots = features(toy, sequence, seed)
     for other in range(1, pictures):
         slots.also(picture(toy, seed + other))
     before = slots.calls

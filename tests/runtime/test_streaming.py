@@ -236,7 +236,7 @@ def test_somebody_else_who_goes_on_in_the_same_window_is_heard(tiny_en_bundle, r
     text = " ".join(segment.text for segment in found)
     assert text.startswith("I hope")
     assert text.casefold().strip(" .").endswith("go forward 10 meters")
-    if len(found) > 1:
+    if decoder == "host" or len(found) > 1:
         assert found[0].end == found[1].start == pytest.approx(len(one) / SAMPLE_RATE, abs=0.5)
     assert committed(updates) == found
     assert "forward" in updates[-2].partial

@@ -175,16 +175,11 @@ def check_export(
     ids = torch.tensor([[tokens[i % len(tokens)] for i in range(plan.sequence)]])
     decoder: Any = model.decoder
     features: np.ndarray = model.encoder(torch.from_numpy(mel)).numpy()  # type: ignore[operator]
-    embedded = decoder.token_embedding(ids) + decoder.positional_embedding[: plan.sequence]
     logits: np.ndarray = decoder(ids, torch.from_numpy(features)).numpy()
     onnx_features = open_session(folder / ENCODER).run([FEATURES], {MEL: mel})[0]
-    feeds = {
-        # The decoder gets the torch features, so that each graph is judged alone.
-        FEATURES: features,
-        TOKEN_EMBEDDINGS: np.ascontiguousarray(embedded.numpy().transpose(0, 2, 1)[..., None]),
-    }
     session = open_session(folder / DECODER)
-    onnx_logits = np.concatenate(session.run(list(LOGITS), feeds), axis=-1)
+    # The decoder gets the torch features, so that each graph is judged alone.
+    onnx_logits = _run_decoder(session, features, _embed(decoder, ids))
     check = ExportCheck(
         feature_error=float(np.abs(onnx_features - features).max()),
         logit_error=float(np.abs(onnx_logits - logits).max()),
@@ -199,7 +194,9 @@ def check_export(
             f"the logits {check.logit_snr_db:.0f} dB (at least {SNR_TOLERANCE_DB:.0f} wanted), same most likely token "
             f"at every position: {check.argmax_equal}"
         )
-    leak = _leak(session, features, decoder, plan)
+    # Any tokens will do.
+    anything = torch.from_numpy(np.random.default_rng(0).integers(0, plan.dims.n_vocab, (1, plan.sequence)))
+    leak = _leak(session, features, _embed(decoder, anything))
     if not leak <= CAUSAL_TOLERANCE:
         raise ExportError(
             f"the decoder sees what stands in later slots: the logits of earlier ones change by {leak:.2g} (at most "
@@ -208,15 +205,24 @@ def check_export(
     return check
 
 
-def _leak(session: Any, features: np.ndarray, decoder: Any, plan: ShapePlan) -> float:
-    """By how much the logits of slots change at most once the later ones are empty. Any tokens will do."""
-    ids = torch.from_numpy(np.random.default_rng(0).integers(0, plan.dims.n_vocab, (1, plan.sequence)))
-    embedded = decoder.token_embedding(ids) + decoder.positional_embedding[: plan.sequence]
-    feeds = {FEATURES: features, TOKEN_EMBEDDINGS: np.array(embedded.numpy().transpose(0, 2, 1)[..., None], order="C")}
-    full = np.concatenate(session.run(list(LOGITS), feeds), axis=-1)
+def _embed(decoder: Any, ids: torch.Tensor) -> np.ndarray:
+    """Token ids (1, n) as the decoder's graph takes them: embeddings (1, d, n, 1)."""
+    embedded = decoder.token_embedding(ids) + decoder.positional_embedding[: ids.shape[1]]
+    return np.ascontiguousarray(embedded.numpy().transpose(0, 2, 1)[..., None])
+
+
+def _run_decoder(session: Any, features: np.ndarray, embedded: np.ndarray) -> np.ndarray:
+    """The decoder graph's logits (1, n, vocab)."""
+    return np.concatenate(session.run(list(LOGITS), {FEATURES: features, TOKEN_EMBEDDINGS: embedded}), axis=-1)
+
+
+def _leak(session: Any, features: np.ndarray, embedded: np.ndarray) -> float:
+    """By how much the logits of slots change at most once the later ones are empty."""
+    full = _run_decoder(session, features, embedded)
+    slots = embedded.shape[2]
     changes = []
-    for filled in (plan.sequence // 2, max(1, plan.sequence // 8)):
-        feeds[TOKEN_EMBEDDINGS][:, :, filled:] = 0.0
-        logits = np.concatenate(session.run(list(LOGITS), feeds), axis=-1)
-        changes.append(np.abs(logits - full)[:, :filled].max())
+    for filled in (slots // 2, max(1, slots // 8)):
+        early = embedded.copy()
+        early[:, :, filled:] = 0.0
+        changes.append(np.abs(_run_decoder(session, features, early) - full)[:, :filled].max())
     return float(np.max(changes))  # NaN if one is
