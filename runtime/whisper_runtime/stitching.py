@@ -1,10 +1,10 @@
 """Long windows from an encoder with a short one, for the decoder on the host's CPU.
 
 An encoder of five seconds, all of base that fits on a Hailo-8, leaves the decoder little to go by. So a longer window
-is encoded in blocks that overlap, and of each the middle is kept. To the decoder every block looks as if it were at the
-beginning: features hold their place in the window, which the encoder adds to them. What another place would have made
-of the same sound is a linear function of them, near enough: the toolchain fits it (`whisper_toolchain.relocation`) and
-puts it into the bundle. Measured, see benchmarks/README.md.
+is encoded in blocks that overlap, and each is faded into the next. To the decoder every block looks as if it were at
+the beginning: features hold their place in the window, which the encoder adds to them. What another place would have
+made of the same sound is a linear function of them, near enough: the toolchain fits it
+(`whisper_toolchain.relocation`) and puts it into the bundle. Measured, see benchmarks/README.md.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 from whisper_runtime.backends import Backend, Features
-from whisper_runtime.blocks import MARGIN_SECONDS, hop_seconds, window_seconds
+from whisper_runtime.blocks import OVERLAP_SECONDS, hop_seconds, window_seconds
 from whisper_runtime.closing import Closing
 from whisper_runtime.errors import BackendError
 from whisper_runtime.sensors import Sensors
@@ -31,7 +31,7 @@ class StitchingBackend(Closing):
 
     Args:
         backend: encodes blocks.
-        seconds: length of a block, more than both margins.
+        seconds: length of a block, more than the overlap.
         weight: (n, d, d) float, for each block but the first: features @ weight + bias are those of its place.
         bias: (n, 50 * seconds, d) float.
 
@@ -63,17 +63,20 @@ class StitchingBackend(Closing):
         sounding = int(above[-1]) + 1 if len(above) else 0
         size, hop = self._block * _MEL_FRAMES, hop_seconds(self._block) * _MEL_FRAMES
         blocks = 1 + max(0, -(-(sounding - size) // hop))
-        margin = MARGIN_SECONDS * _FEATURE_FRAMES
-        kept = []
-        for number in range(blocks):
-            block = np.ascontiguousarray(mel[:, number * hop : number * hop + size])
-            features = self._backend.read_features(self._backend.encode(block))
-            if number:
-                features = features @ self._weight[number - 1] + self._bias[number - 1]
-            begin = margin if number else 0
-            end = features.shape[1] - (margin if number < blocks - 1 else 0)
-            kept.append(features[:, begin:end])
-        return np.concatenate(kept, axis=1)
+        overlap = OVERLAP_SECONDS * _FEATURE_FRAMES
+        # Near its edge a block has heard little of what surrounds a sound, the other one more.
+        share = ((np.arange(overlap, dtype=np.float32) + 0.5) / overlap)[:, None]
+        joined = self._encode_block(mel[:, :size])
+        for number in range(1, blocks):
+            features = self._encode_block(mel[:, number * hop : number * hop + size])
+            features = features @ self._weight[number - 1] + self._bias[number - 1]
+            seam = joined.shape[1] - overlap
+            faded = joined[:, seam:] + share * (features[:, :overlap] - joined[:, seam:])
+            joined = np.concatenate((joined[:, :seam], faded, features[:, overlap:]), axis=1)
+        return joined
+
+    def _encode_block(self, mel: np.ndarray) -> np.ndarray:
+        return self._backend.read_features(self._backend.encode(np.ascontiguousarray(mel)))
 
     def decode(self, features: Features, token_embeddings: np.ndarray, rows: Sequence[int]) -> NoReturn:
         """Raises BackendError: the device's decoder takes the features of one block."""

@@ -159,9 +159,9 @@ def test_texts_that_the_device_follows_in_doubt_count_but_not_in_a_stream(choose
 def test_what_the_host_reads_block_by_block_counts_as_well(choose, bundle, checkpoint, tmp_path, monkeypatch):
     """It waits for it while a window is encoded and not when it is decoded."""
     for module in (blocks, stitching):
-        monkeypatch.setattr(module, "MARGIN_SECONDS", 0)
+        monkeypatch.setattr(module, "OVERLAP_SECONDS", 0)
     folder = tmp_path
-    write_host_decoder(checkpoint, PLAN, folder)  # for any number of frames, without a margin
+    write_host_decoder(checkpoint, PLAN, folder)  # for any number of frames, without an overlap
     np.save(folder / RELOCATION_WEIGHT, np.stack([np.eye(PLAN.state)] * 2))
     np.save(folder / RELOCATION_BIAS, np.zeros((2, PLAN.feature_frames, PLAN.state)))
     decoder, line = choose(Device(reading=0.1, step=0.001), Bundle(folder, bundle.manifest))

@@ -358,7 +358,7 @@ def test_read_features_are_the_callers(bundle):
 def test_a_long_window_is_the_devices_blocks_one_after_the_other(bundle, monkeypatch):
     """Without a decoder on it, the device encodes a block into the buffer of the one before."""
     for module in (blocks, stitching):
-        monkeypatch.setattr(module, "MARGIN_SECONDS", 0)
+        monkeypatch.setattr(module, "OVERLAP_SECONDS", 0)
     mels = [mel(seed) for seed in (1, 2)]
     with open_backend(bundle, with_decoder=False) as backend:
         one, two = (backend.read_features(backend.encode(each)) for each in mels)

@@ -80,9 +80,19 @@ def test_each_block_is_moved_to_its_own_place():
     mel = mel_of(noise(11), 11)
     features = StitchingBackend(Encoder(), SECONDS, weight, bias).encode(mel)[0]
     plain = mel[0, ::2]
-    np.testing.assert_array_equal(features[:200], plain[:200])
-    np.testing.assert_allclose(features[200:350], plain[200:350] + 10, rtol=1e-6)
-    np.testing.assert_allclose(features[350:], 2 * plain[350:] + np.arange(50, FRAMES)[:, None], rtol=1e-5)
+    np.testing.assert_array_equal(features[:150], plain[:150])
+    np.testing.assert_allclose(features[250:300], plain[250:300] + 10, rtol=1e-6)
+    np.testing.assert_allclose(features[400:], 2 * plain[400:] + np.arange(100, FRAMES)[:, None], rtol=1e-5)
+
+
+def test_where_two_blocks_overlap_one_is_faded_into_the_other():
+    weight, bias = unmoved(3)
+    bias[0], bias[1] = 100.0, 300.0
+    mel = mel_of(noise(11), 11)
+    moved = StitchingBackend(Encoder(), SECONDS, weight, bias).encode(mel)[0] - mel[0, ::2]
+    half_a_frame = np.arange(0.5, 100)[:, None]
+    np.testing.assert_allclose(moved[150:250], np.broadcast_to(half_a_frame, (100, STATE)), atol=1e-3)
+    np.testing.assert_allclose(moved[300:400], np.broadcast_to(100 + 2 * half_a_frame, (100, STATE)), atol=1e-3)
 
 
 def test_silence_is_one_block():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
-from whisper_runtime.blocks import MARGIN_SECONDS, hop_seconds
+from whisper_runtime.blocks import hop_seconds
 from whisper_runtime.mel import window_mel
 from whisper_runtime.stitching import RELOCATION_BIAS, RELOCATION_WEIGHT
 
@@ -102,7 +102,6 @@ def write_relocations(
     fitted, measured = slice(len(here) - held_out), slice(-held_out, None)
     encoder: Any = model.encoder
     own = encoder.positional_embedding
-    kept = slice(MARGIN_SECONDS * FEATURE_FRAMES_PER_SECOND, None)
     weights, biases, ratios, unmoved = [], [], [], []
     seconds = [number * hop_seconds(plan.seconds) for number in range(1, plan.host_blocks)]
     for second in seconds:
@@ -114,8 +113,8 @@ def write_relocations(
             encoder.positional_embedding = own
         weight, bias = _fit(here[fitted], there[fitted])
         relocated = here[measured] @ weight.astype(np.float32) + bias
-        ratios.append(signal_to_noise(there[measured][:, kept], relocated[:, kept]))
-        unmoved.append(signal_to_noise(there[measured][:, kept], here[measured][:, kept]))
+        ratios.append(signal_to_noise(there[measured], relocated))
+        unmoved.append(signal_to_noise(there[measured], here[measured]))
         if held_out:
             weight, bias = _fit(here, there)
         weights.append(weight)
