@@ -1,6 +1,7 @@
 """Word error rate of the same weights in every form, beside stock openai-whisper, in one harness.
 
     stock          openai-whisper in torch: 30 s of context, temperature 0
+    reference      the float graphs as Hailo's reference flow decodes them
     float          the exported float graphs: the accelerator's fixed window and slots
     float/host     the same encoder with the int8 decoder for the host's CPU
     bundle         the bundle's graphs (an emulated bundle: on this CPU)
@@ -12,7 +13,8 @@ loop or a lost tail.
     python benchmarks/accuracy.py --variant tiny.en --arch hailo8 SPEECH...
 
 after `make all` for that variant and architecture; SPEECH is whatever DATASET can be. Fails if a float form exceeds
-stock by more than --most points, a bundle exceeds its float form by more than 1, or a clip is bad.
+stock by more than --most points, a bundle exceeds its float form by more than 1, or a clip of ours is bad. With
+--results the rates go into a JSON file, beside those that are there; accuracy_chart.py draws them.
 
 Greedy texts in the slots are drafted by the host decoder, which changes no token (tests/runtime/test_decoding.py) and
 saves most of the time. Stock's texts are kept in build/benchmarks, since they take longest.
@@ -26,27 +28,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from reference_flow import START, ReferenceReader, reference_text
 from whisper_runtime.audio import load_audio
 from whisper_runtime.backends import Backend, open_backend
+from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.stitching import for_host_decoder
 from whisper_runtime.transcriber import Transcriber
+from whisper_runtime.window_reader import Prompt
 from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.datasets import Utterance, open_dataset
 from whisper_toolchain.evaluation.drafted_reader import DraftedReader
-from whisper_toolchain.float_model import host_arrays, load_tokenizer, open_float_backend
+from whisper_toolchain.float_model import host_arrays, load_tokenizer
+from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import VARIANTS, ShapePlan
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.word_errors import WordErrors, count_word_errors
 from whisper_toolchain.workspace import Workspace
 
-FORMS = ("float", "float/host", "bundle", "bundle/host")
+REFERENCE = "reference"
+FORMS = (REFERENCE, "float", "float/host", "bundle", "bundle/host")
 MOST_OF_BUNDLE = 1.0
+SHOWN = 5  # bad clips
 WORKSPACE = Workspace(Path(__file__).resolve().parent.parent)
 
 
@@ -54,10 +62,16 @@ def open_form(form: str, plan: ShapePlan, beam_size: int | None = None) -> Trans
     """Open one of FORMS, which follows so many texts; None for as many as the runtime does if it is not told."""
     tokenizer = load_tokenizer(WORKSPACE.whisper, plan.dims)
     backend: Backend
-    if form.startswith("float"):
+    if not form.startswith("bundle"):
         folder = WORKSPACE.export(plan)
-        backend = open_float_backend(folder)
-        embedding = TokenEmbedding(*host_arrays(load(WORKSPACE.checkpoint(plan.variant) / CHECKPOINT)))
+        backend = OnnxRuntimeBackend(folder / ENCODER, None if form == REFERENCE else folder / DECODER)
+        arrays = host_arrays(load(WORKSPACE.checkpoint(plan.variant) / CHECKPOINT))
+        embedding = TokenEmbedding(*arrays)
+        if form == REFERENCE:
+            counted = SlotDecoder(backend, embedding, plan.sequence)
+            transcriber = Transcriber.from_parts(backend, counted, tokenizer, plan.seconds)
+            transcriber.reader = ReferenceReader(backend, counted, tokenizer, plan, folder / DECODER, arrays)
+            return transcriber
     else:
         bundle = Bundle.open(WORKSPACE.bundle(plan))
         folder, backend, embedding = bundle.folder, open_backend(bundle), bundle.embedding()
@@ -73,6 +87,14 @@ def open_form(form: str, plan: ShapePlan, beam_size: int | None = None) -> Trans
     return transcriber
 
 
+def text_of(form: str, transcriber: Transcriber, recording: Path) -> str:
+    """What one of FORMS makes of a recording."""
+    if form == REFERENCE:
+        prompt = Prompt((START,), transcriber.prompt("en").rules)
+        return reference_text(transcriber, load_audio(recording), prompt)
+    return transcriber.text(recording, language="en")
+
+
 def stock_texts(variant: str, speech: str, utterances: Sequence[Utterance]) -> dict[str, str]:
     """Texts of openai-whisper, by utterance."""
     kept = WORKSPACE.root / "build" / "benchmarks" / f"stock-{variant}-{speech}.json"
@@ -85,8 +107,7 @@ def stock_texts(variant: str, speech: str, utterances: Sequence[Utterance]) -> d
     model = build_model(whisper, load(WORKSPACE.checkpoint(variant) / CHECKPOINT), 1500)
     options = {"temperature": 0.0, "language": "en", "fp16": False}
     texts = transcribe("stock", utterances, lambda u: whisper.transcribe(model, load_audio(u.path), **options)["text"])
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(texts, indent=1), encoding="utf-8")
+    _write(kept, texts)
     return texts
 
 
@@ -135,8 +156,14 @@ def main() -> int:
         "--beam-size", type=int, help="texts that are followed at once (default: as many as the runtime does)"
     )
     parser.add_argument("--most", type=float, default=0.5, help="points that a float form may be above stock")
+    parser.add_argument("--results", type=Path, help="JSON file for the rates")
     parser.add_argument("--texts", type=Path, help="folder to write all texts to, as JSON")
     options = parser.parse_args()
+    forms = options.forms.split(",")
+    if unknown := sorted(set(forms) - set(FORMS)):
+        parser.error(f"no such form: {', '.join(unknown)}")
+    if options.results and options.beam_size:
+        parser.error("--results keeps the rates of the default beam size")
     plan = ShapePlan.make(options.variant, options.arch)
     broken = []
     for folder in options.speech:
@@ -146,27 +173,37 @@ def main() -> int:
         print(f"{plan.bundle_name}, {folder.name}, {len(utterances)} clips, {count(utterances, stock).words} words")
         print(f"  {'stock':<12} {limit:6.2f} %")
         percents: dict[str, float] = {}
-        for form in options.forms.split(","):
+        for form in forms:
             with open_form(form, plan, options.beam_size) as transcriber:
-                texts = transcribe(form, utterances, lambda u, t=transcriber: t.text(u.path, language="en"))  # type: ignore[misc]
+                texts = transcribe(form, utterances, lambda u, f=form, t=transcriber: text_of(f, t, u.path))  # type: ignore[misc]
             percents[form] = count(utterances, texts).percent
             bad = bad_clips(utterances, texts, stock)
-            print(f"  {form:<12} {percents[form]:6.2f} %  bad: {', '.join(bad) or 'none'}", flush=True)
+            shown = ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+            print(f"  {form:<12} {percents[form]:6.2f} %  bad: {shown or 'none'}", flush=True)
             if options.texts:
                 _write(options.texts / f"{plan.bundle_name}-{folder.name}-{form.replace('/', '-')}.json", texts)
             most = limit + options.most
             if form.startswith("bundle"):
                 most = percents.get(form.replace("bundle", "float"), limit) + MOST_OF_BUNDLE
-            if percents[form] > most or bad:
+            if form != REFERENCE and (percents[form] > most or bad):
                 broken.append(f"{folder.name} {form}")
+        if options.results:
+            _add(options.results, plan.bundle_name, folder.name, {"stock": limit, **percents})
     if broken:
         print(f"broken promises: {', '.join(broken)}")
     return 1 if broken else 0
 
 
-def _write(path: Path, texts: dict[str, Any]) -> None:
+def _add(path: Path, bundle: str, speech: str, percents: dict[str, float]) -> None:
+    """Put rates beside others of the same bundle and speech, {bundle: {speech: {form: percent}}}."""
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results.setdefault(bundle, {}).setdefault(speech, {}).update({form: round(p, 2) for form, p in percents.items()})
+    _write(path, results)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(texts, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

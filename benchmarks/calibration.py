@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from figures import Figure, tell
+from reference_flow import PENALTY, RECENT, START
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.embedding import TokenEmbedding
@@ -43,8 +44,6 @@ WORKSPACE = Workspace(Path(__file__).resolve().parent.parent)
 REFERENCE_ROWS = 64
 MOST_OF_REFERENCE = 0.1
 MOST_MEGABYTES = 1500
-PENALTY, PENALISED = 1.5, 4
-START = 50258
 
 
 def reference_seconds(plan: ShapePlan, pieces: Iterator[np.ndarray], rows: int) -> float:
@@ -66,7 +65,7 @@ def reference_seconds(plan: ShapePlan, pieces: Iterator[np.ndarray], rows: int) 
             embedded = embedding.embed(tokens, range(len(tokens)), plan.sequence)
             feeds = {"features": features, "token_embeddings": embedded.transpose(1, 2, 0)[..., None]}
             logits = np.concatenate(decoder.run(list(LOGITS), feeds), axis=2)[0, len(tokens) - 1]
-            logits[tokens[1:][-PENALISED:]] /= PENALTY
+            logits[tokens[1:][-RECENT:]] /= PENALTY
             token = int(logits.argmax())
             if token == tokenizer.eot or len(tokens) == plan.sequence:
                 break

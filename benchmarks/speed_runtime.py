@@ -13,25 +13,22 @@ Decoding is timed around whole windows, second looks and the making of the draft
 """
 
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from reference_flow import ReferenceReader, reference_text
 from speed_engine import ROOT, THREADS, Engine
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
-from whisper_runtime.backends import Backend, Features
-from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
-from whisper_runtime.decoding import Decoded
+from whisper_runtime.backends import Features
+from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.stitching import for_host_decoder
 from whisper_runtime.streaming import StreamTranscriber
-from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
-from whisper_runtime.window_reader import Prompt, Reading, WindowReader
-from whisper_runtime.windows import Window
+from whisper_runtime.window_reader import Reading, WindowReader
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.evaluation.drafted_reader import DraftedReader
 from whisper_toolchain.float_model import host_arrays, load_tokenizer
@@ -39,9 +36,6 @@ from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.shape_plan import ShapePlan
 from whisper_toolchain.stages.fetch import CHECKPOINT
 from whisper_toolchain.workspace import Workspace
-
-# The reference flow divides the scores of the tokens before by this, but for comma and full stop.
-PENALTY, RECENT, EXCLUDED = 1.5, 4, {11, 13}
 
 
 class Stopwatch:
@@ -82,52 +76,6 @@ class Stopwatch:
         self.seconds += time.perf_counter() - started
         self._decodes = False
         return readings
-
-
-class ReferenceReader(WindowReader):
-    """Decodes as the reference flow does: token by token until the slots are full, all logits of all slots each time.
-
-    It gets the right prompt, which costs it no call. Its own start token makes .en models fill all slots, and others
-    spend three calls on the rest of the prompt.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        decoder: SlotDecoder,
-        tokenizer: Tokenizer,
-        plan: ShapePlan,
-        graph: Path,
-        arrays: tuple[np.ndarray, np.ndarray],
-    ) -> None:
-        super().__init__(backend, decoder, tokenizer, plan.seconds)
-        self._session = open_session(graph, THREADS, "the reference flow")
-        self._logits = sorted(output.name for output in self._session.get_outputs())
-        self._weight, self._positional = arrays[0], arrays[1][: plan.sequence]
-        self._counted = decoder  # it is not run, it only counts
-
-    def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
-        """Decode; there are no second looks."""
-        return self.glance(window, features, prompt)
-
-    def glance(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
-        """Decode from nothing."""
-        ids = np.zeros(len(self._positional), np.int64)
-        ids[: len(prompt.tokens)] = prompt.tokens
-        text: list[int] = []
-        for row in range(len(prompt.tokens) - 1, len(ids) - 1):
-            embedded = self._weight[ids] + self._positional
-            feeds = {"features": features, "token_embeddings": np.ascontiguousarray(embedded.T[None, :, :, None])}
-            logits = np.concatenate(self._session.run(self._logits, feeds), axis=2)[0, row]
-            self._counted.calls += 1
-            for token in set(text[-RECENT:]) - EXCLUDED:
-                logits[token] /= PENALTY
-            best = int(logits.argmax())
-            if best == self._tokenizer.eot:
-                break
-            text.append(best)
-            ids[row + 1] = best
-        return [Reading(window, Decoded(tuple(text), 0.0, 0.0))]
 
 
 class Files:
@@ -172,19 +120,12 @@ class Stream(Files):
         return " ".join(segment.text for update in updates for segment in update.committed)
 
 
-class HardCuts(Files):
-    """The reference flow on whole recordings: it cuts wherever the window is full."""
+class ReferenceFiles(Files):
+    """The reference flow on whole recordings."""
 
     def text(self, samples: np.ndarray) -> str:
         """Transcribe."""
-        prompt, reader = self._transcriber.prompt("en"), self._transcriber.reader
-        size = self._transcriber.seconds * SAMPLE_RATE
-        texts = []
-        for start in range(0, len(samples), size):
-            window = Window(start, samples[start : start + size])
-            (reading,) = reader.read(window, reader.encode(window), prompt)
-            texts.append(self._transcriber.tokenizer.decode(reading.decoded.tokens).strip())
-        return " ".join(texts)
+        return reference_text(self._transcriber, samples, self._transcriber.prompt("en"))
 
 
 def open_runtime(name: str, variant: str, arch: str) -> Engine:
@@ -209,6 +150,6 @@ def open_runtime(name: str, variant: str, arch: str) -> Engine:
         host = HostDecoder(backend, embedding, folder, THREADS)
         transcriber.reader = DraftedReader(backend, slots, host, tokenizer, plan.seconds)
     if name.startswith("reference"):
-        transcriber.reader = ReferenceReader(backend, slots, tokenizer, plan, folder / DECODER, arrays)
-    kinds: dict[str, type[Files]] = {"float/stream": Stream, "reference/stream": Stream, "reference": HardCuts}
+        transcriber.reader = ReferenceReader(backend, slots, tokenizer, plan, folder / DECODER, arrays, THREADS)
+    kinds: dict[str, type[Files]] = {"float/stream": Stream, "reference/stream": Stream, "reference": ReferenceFiles}
     return kinds.get(name, Files)(transcriber)

@@ -1,4 +1,4 @@
-"""Long windows in blocks: what is encoded, what is kept of it, and where it is moved to."""
+"""Long windows in blocks: what is encoded, where it is moved to, and how it is joined."""
 
 from pathlib import Path
 
@@ -90,9 +90,9 @@ def test_where_two_blocks_overlap_one_is_faded_into_the_other():
     bias[0], bias[1] = 100.0, 300.0
     mel = mel_of(noise(11), 11)
     moved = StitchingBackend(Encoder(), SECONDS, weight, bias).encode(mel)[0] - mel[0, ::2]
-    half_a_frame = np.arange(0.5, 100)[:, None]
-    np.testing.assert_allclose(moved[150:250], np.broadcast_to(half_a_frame, (100, STATE)), atol=1e-3)
-    np.testing.assert_allclose(moved[300:400], np.broadcast_to(100 + 2 * half_a_frame, (100, STATE)), atol=1e-3)
+    ramp = np.arange(0.5, 100)[:, None]
+    np.testing.assert_allclose(moved[150:250], np.broadcast_to(ramp, (100, STATE)), atol=1e-3)
+    np.testing.assert_allclose(moved[300:400], np.broadcast_to(100 + 2 * ramp, (100, STATE)), atol=1e-3)
 
 
 def test_silence_is_one_block():
@@ -164,7 +164,7 @@ def test_damaged_relocations_are_one_clear_line(tmp_path, name, damage):
     assert not encoder.closed
 
 
-def test_a_window_that_is_all_margin_has_no_relocations(tmp_path):
+def test_a_window_that_is_all_overlap_has_no_relocations(tmp_path):
     write(tmp_path, np.stack([np.eye(STATE)]), np.zeros((1, 100, STATE)))
     with pytest.raises(BackendError, match="do not fit a window of 2 s"):
         for_host_decoder(Encoder(), tmp_path, 2)
