@@ -24,11 +24,11 @@ FRAMES = 50 * SECONDS
 class Encoder:
     """Its features are every second frame of the mel, and it knows how often it was asked."""
 
-    def __init__(self):
-        self.mels, self.closed = [], False
+    def __init__(self, seconds=SECONDS):
+        self.seconds, self.mels, self.closed = seconds, [], False
 
     def encode(self, mel):
-        assert mel.shape == (1, 100 * SECONDS, 80)
+        assert mel.shape == (1, 100 * self.seconds, 80)
         assert mel.flags.c_contiguous
         self.mels.append(mel)
         return {"held": mel[:, ::2]}
@@ -93,6 +93,19 @@ def test_where_two_blocks_overlap_one_is_faded_into_the_other():
     ramp = np.arange(0.5, 100)[:, None]
     np.testing.assert_allclose(moved[150:250], np.broadcast_to(ramp, (100, STATE)), atol=1e-3)
     np.testing.assert_allclose(moved[300:400], np.broadcast_to(100 + 2 * ramp, (100, STATE)), atol=1e-3)
+
+
+@pytest.mark.parametrize("seconds", [3, 4, 9])
+def test_blocks_of_other_lengths_join_without_a_seam(seconds):
+    """Blocks of three seconds reach into the next but one."""
+    weight, bias = np.stack([np.eye(STATE)] * 2), np.zeros((2, 50 * seconds, STATE))
+    encoder = Encoder(seconds)
+    stitching = StitchingBackend(encoder, seconds, weight, bias)
+    mel = mel_of(noise(stitching.seconds), stitching.seconds)
+    features = stitching.encode(mel)
+    assert len(encoder.mels) == 3
+    assert stitching.seconds == seconds + 2 * (seconds - 2)
+    np.testing.assert_array_equal(features, mel[:, ::2])
 
 
 def test_silence_is_one_block():
