@@ -28,10 +28,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reference_flow import START, ReferenceReader, reference_text
+from reference_flow import START, open_reference, reference_text
 from whisper_runtime.audio import load_audio
 from whisper_runtime.backends import Backend, open_backend
-from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.host_decoder import HostDecoder
@@ -43,8 +42,7 @@ from whisper_toolchain import third_party
 from whisper_toolchain.checkpoints import load
 from whisper_toolchain.datasets import Utterance, open_dataset
 from whisper_toolchain.evaluation.drafted_reader import DraftedReader
-from whisper_toolchain.float_model import host_arrays, load_tokenizer
-from whisper_toolchain.graph_contract import DECODER, ENCODER
+from whisper_toolchain.float_model import host_arrays, load_tokenizer, open_float_backend
 from whisper_toolchain.model import build_model
 from whisper_toolchain.shape_plan import VARIANTS, ShapePlan
 from whisper_toolchain.stages.fetch import CHECKPOINT
@@ -64,14 +62,10 @@ def open_form(form: str, plan: ShapePlan, beam_size: int | None = None) -> Trans
     backend: Backend
     if not form.startswith("bundle"):
         folder = WORKSPACE.export(plan)
-        backend = OnnxRuntimeBackend(folder / ENCODER, None if form == REFERENCE else folder / DECODER)
         arrays = host_arrays(load(WORKSPACE.checkpoint(plan.variant) / CHECKPOINT))
-        embedding = TokenEmbedding(*arrays)
         if form == REFERENCE:
-            counted = SlotDecoder(backend, embedding, plan.sequence)
-            transcriber = Transcriber.from_parts(backend, counted, tokenizer, plan.seconds)
-            transcriber.reader = ReferenceReader(backend, counted, tokenizer, plan, folder / DECODER, arrays)
-            return transcriber
+            return open_reference(plan, folder, arrays, tokenizer)
+        backend, embedding = open_float_backend(folder), TokenEmbedding(*arrays)
     else:
         bundle = Bundle.open(WORKSPACE.bundle(plan))
         folder, backend, embedding = bundle.folder, open_backend(bundle), bundle.embedding()
@@ -169,8 +163,9 @@ def main() -> int:
     for folder in options.speech:
         utterances = [utterance for utterance in open_dataset(folder).utterances() if utterance.text]
         stock = stock_texts(plan.variant, folder.name, utterances)
-        limit = count(utterances, stock).percent
-        print(f"{plan.bundle_name}, {folder.name}, {len(utterances)} clips, {count(utterances, stock).words} words")
+        errors = count(utterances, stock)
+        limit = errors.percent
+        print(f"{plan.bundle_name}, {folder.name}, {len(utterances)} clips, {errors.words} words")
         print(f"  {'stock':<12} {limit:6.2f} %")
         percents: dict[str, float] = {}
         for form in forms:

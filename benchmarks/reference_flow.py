@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.backends import Backend, Features
-from whisper_runtime.backends.onnxruntime import open_session
+from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend, open_session
 from whisper_runtime.decoding import Decoded
+from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.slot_decoder import SlotDecoder
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.transcriber import Transcriber
 from whisper_runtime.window_reader import Prompt, Reading, WindowReader
 from whisper_runtime.windows import Window
+from whisper_toolchain.graph_contract import DECODER, ENCODER
 from whisper_toolchain.shape_plan import ShapePlan
 
 # What it begins a text with, of all variants: the start of a transcript for multilingual ones, a language for .en ones.
@@ -71,6 +73,29 @@ class ReferenceReader(WindowReader):
             text.append(best)
             ids[row + 1] = best
         return [Reading(window, Decoded(tuple(text), 0.0, 0.0))]
+
+
+def open_reference(
+    plan: ShapePlan,
+    export: Path,
+    arrays: tuple[np.ndarray, np.ndarray],
+    tokenizer: Tokenizer,
+    threads: int | None = None,
+) -> Transcriber:
+    """A transcriber whose windows a `ReferenceReader` reads.
+
+    Args:
+        plan: the shapes.
+        export: folder of the float graphs.
+        arrays: token embedding and positional embedding.
+        tokenizer: the model's tokenizer.
+        threads: threads for each call; None for one per core.
+    """
+    backend = OnnxRuntimeBackend(export / ENCODER, None, threads)
+    counted = SlotDecoder(backend, TokenEmbedding(*arrays), plan.sequence)
+    transcriber = Transcriber.from_parts(backend, counted, tokenizer, plan.seconds)
+    transcriber.reader = ReferenceReader(backend, counted, tokenizer, plan, export / DECODER, arrays, threads)
+    return transcriber
 
 
 def reference_text(transcriber: Transcriber, samples: np.ndarray, prompt: Prompt) -> str:

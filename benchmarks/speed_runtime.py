@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from reference_flow import ReferenceReader, reference_text
+from reference_flow import open_reference, reference_text
 from speed_engine import ROOT, THREADS, Engine
 from whisper_runtime.audio import SAMPLE_RATE, load_audio
 from whisper_runtime.backends import Features
@@ -137,9 +137,11 @@ def open_runtime(name: str, variant: str, arch: str) -> Engine:
     folder = workspace.export(plan)
     tokenizer = load_tokenizer(workspace.whisper, plan.dims)
     arrays = host_arrays(load(workspace.checkpoint(variant) / CHECKPOINT))
+    if name.startswith("reference"):
+        kind = Stream if name == "reference/stream" else ReferenceFiles
+        return kind(open_reference(plan, folder, arrays, tokenizer, THREADS))
     embedding = TokenEmbedding(*arrays)
-    has_slots = name in ("float/slots", "float/slots+beams", "float/slots+draft", "float/stream")
-    backend = OnnxRuntimeBackend(folder / ENCODER, folder / DECODER if has_slots else None, THREADS)
+    backend = OnnxRuntimeBackend(folder / ENCODER, None if name == "float/host" else folder / DECODER, THREADS)
     if name == "float/host":
         encoder, seconds = for_host_decoder(backend, folder, plan.seconds)
         host = HostDecoder(encoder, embedding, folder, THREADS)
@@ -149,7 +151,4 @@ def open_runtime(name: str, variant: str, arch: str) -> Engine:
     if name == "float/slots+draft":
         host = HostDecoder(backend, embedding, folder, THREADS)
         transcriber.reader = DraftedReader(backend, slots, host, tokenizer, plan.seconds)
-    if name.startswith("reference"):
-        transcriber.reader = ReferenceReader(backend, slots, tokenizer, plan, folder / DECODER, arrays, THREADS)
-    kinds: dict[str, type[Files]] = {"float/stream": Stream, "reference/stream": Stream, "reference": ReferenceFiles}
-    return kinds.get(name, Files)(transcriber)
+    return (Stream if name == "float/stream" else Files)(transcriber)
