@@ -205,6 +205,11 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
         help="translate: to English, whatever is spoken (default: transcribe)",
     )
     command.add_argument(
+        "--initial-prompt",
+        metavar="TEXT",
+        help="names and terms that may come up, such as 'Esszimmer, Loggia.': the model is told so before each window",
+    )
+    command.add_argument(
         "--timestamps", action="store_true", help="let the model say when each sentence begins and ends: finer segments"
     )
     command.add_argument("--backend", metavar="hailort|onnxruntime", help="default: the one that the bundle is for")
@@ -335,6 +340,7 @@ def _stream(options: argparse.Namespace) -> int:
             language=options.language,
             task=options.task,
             timestamps=options.timestamps,
+            initial_prompt=options.initial_prompt,
             hop=options.hop,
         )
         stream_command.stream(stream_command.open_sound(options.source), streamed, show)
@@ -425,7 +431,11 @@ def _transcribe_one(
         file = stack.enter_context(_on_disk(recording))
         began, calls = time.monotonic(), transcriber.text_decoder.calls
         segments, info = transcriber.transcribe(
-            file, language=options.language, task=options.task, timestamps=options.timestamps
+            file,
+            language=options.language,
+            task=options.task,
+            timestamps=options.timestamps,
+            initial_prompt=options.initial_prompt,
         )
         results = [stack.enter_context(result) for result in _results(recording, options, info)]
         progress.start(info.duration)

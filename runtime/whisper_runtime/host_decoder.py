@@ -61,6 +61,7 @@ class HostDecoder:
     ) -> None:
         asked = None if beam_size is None else checked_beam_size(beam_size)
         self.calls = 0
+        self.prompt_limit = embedding.positions // 2  # as in openai-whisper
         self._backend = backend
         self._embedding = embedding
         for name in (CROSS_ATTENTION, HOST_DECODER):

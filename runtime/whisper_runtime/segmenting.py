@@ -6,7 +6,7 @@ from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.segment import Segment
 from whisper_runtime.token_rules import SECONDS_PER_TIMESTAMP
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.window_reader import Reading, hears_nothing
+from whisper_runtime.window_reader import Reading, hears_nothing, says_words
 
 
 def segments_of(readings: Iterable[Reading], tokenizer: Tokenizer) -> Iterator[Segment]:
@@ -28,8 +28,7 @@ def _segments(reading: Reading, tokenizer: Tokenizer) -> Iterator[Segment]:
         text = tokenizer.decode(tokens).strip()
         first = min(max(latest, start + begin - reading.shift), last)
         latest = min(max(first, start + end - reading.shift), last)
-        # Of noise, a model at times makes a full stop or a note.
-        if any(map(str.isalnum, text)):
+        if says_words(text):
             yield Segment(first, latest, text, tokens, decoded.avg_logprob, decoded.no_speech_prob)
 
 

@@ -54,10 +54,11 @@ class StreamTranscriber:
         language: code such as "en"; None to detect it (.en models: English), as in a recording.
         task: "transcribe", or "translate" into English.
         timestamps: decode by Whisper's rules for timestamps.
+        initial_prompt: names and terms that may come up, as in a recording.
         hop: seconds of new sound after which there is a new partial text.
 
     Raises:
-        TokenizerError: the model does not know the language or the task.
+        TokenizerError: the model does not know the language or the task, or the initial prompt is too long.
         ValueError: the hop is shorter than a sample or endless.
     """
 
@@ -68,13 +69,14 @@ class StreamTranscriber:
         language: str | None = None,
         task: str = "transcribe",
         timestamps: bool = False,
+        initial_prompt: str | None = None,
         hop: float = HOP_SECONDS,
     ) -> None:
         if not 1 / SAMPLE_RATE <= hop < math.inf:
             raise ValueError(f"a hop of {hop} s: it must be more than 0, and finite")
         self._transcriber = transcriber
-        self._options = (task, timestamps)
-        transcriber.prompt(language, task, timestamps)  # before any sound
+        self._options = (task, timestamps, initial_prompt)
+        transcriber.prompt(language, *self._options)  # before any sound
         self._spoken = transcriber.spoken_language(language)
         self._cutter = WindowCutter(transcriber.seconds)
         self._complete: deque[Window] = deque()  # not read yet: an interrupted read loses nothing

@@ -13,10 +13,12 @@ class TextDecoder(Protocol):
 
     Attributes:
         name: "device" or "host", for reports.
+        prompt_limit: tokens that a prompt should have at most, so that enough of the text stays in sight.
         calls: how often its graph has run for logits since the decoder was made.
     """
 
     name: str
+    prompt_limit: int
     calls: int
 
     def begin(self, features: Features) -> None:
@@ -38,7 +40,7 @@ class TextDecoder(Protocol):
         """Return the logits after some of the tokens of a text.
 
         Args:
-            prompt: the sot sequence, which stays in sight however long the text gets.
+            prompt: the sot sequence and what stands before it. It stays in sight however long the text gets.
             text: the tokens after it, guesses included.
             rows: ascending indices into prompt + text: after which of those tokens. None may be so far back that
                 the decoder has lost it: rows of the prompt are there as long as the text is empty.

@@ -121,6 +121,7 @@ class _TimedDecoder:
         self._stages = stages
         self.name = decoder.name
         self.calls = 0
+        self.prompt_limit = decoder.prompt_limit
         self.beam_size = decoder.beam_size
         self.doubtful_logprob = decoder.doubtful_logprob
 

@@ -119,23 +119,44 @@ class Transcriber(Closing):
         """Give the device back. No more can be transcribed."""
         self._backend.close()
 
-    def prompt(self, language: str | None = None, task: str = "transcribe", timestamps: bool = False) -> Prompt:
+    def prompt(
+        self,
+        language: str | None = None,
+        task: str = "transcribe",
+        timestamps: bool = False,
+        initial_prompt: str | None = None,
+    ) -> Prompt:
         """How to ask for a text.
 
         Args:
             language: code such as "en"; None for English.
             task: "transcribe", or "translate" into English.
             timestamps: whether the text is to hold timestamps.
+            initial_prompt: what the model is told before; see `transcribe`.
 
         Raises:
-            TokenizerError: the model does not know the language or the task.
+            TokenizerError: the model does not know the language or the task, or the initial prompt is too long.
         """
         if not self.tokenizer.multilingual and language not in (None, ENGLISH):
             raise TokenizerError(f"language '{language}': an .en model knows only English")
         if language is not None and language not in self.tokenizer.languages:
             raise TokenizerError(f"unknown language '{language}': use a code such as en, de or fr")
         tokens = self.tokenizer.sot_sequence(language or ENGLISH, task, timestamps)
-        return Prompt(tokens, TokenRules(self.tokenizer, timestamps))
+        told = self._told(initial_prompt or "", room=self.text_decoder.prompt_limit - len(tokens))
+        return Prompt((*told, *tokens), TokenRules(self.tokenizer, timestamps), len(told))
+
+    def _told(self, text: str, room: int) -> tuple[int, ...]:
+        """The tokens of an initial prompt, at most so many. As openai-whisper writes them."""
+        if not text.strip():
+            return ()
+        told = (self.tokenizer.sot_prev, *self.tokenizer.encode(" " + text.strip()))
+        if len(told) > room:
+            other = " or decode on the CPU (--decoder host)" if self.text_decoder.name == "device" else ""
+            raise TokenizerError(
+                f"the initial prompt is {len(told) - 1} tokens long, and there is room for {max(0, room - 1)}: make it "
+                f"shorter{other}"
+            )
+        return told
 
     def spoken_language(self, language: str | None = None) -> SpokenLanguage:
         """The language of one recording: the one that is given, the only one of an .en model, or to be detected."""
@@ -149,6 +170,7 @@ class Transcriber(Closing):
         language: str | None = None,
         task: str = "transcribe",
         timestamps: bool = False,
+        initial_prompt: str | None = None,
     ) -> tuple[Iterator[Segment], TranscriptionInfo]:
         """Transcribe a recording of any length, in bounded memory.
 
@@ -161,16 +183,18 @@ class Transcriber(Closing):
                 doubt settles it, each window before has its own.
             task: "transcribe", or "translate" into English.
             timestamps: decode by Whisper's rules for timestamps: a segment for each phrase.
+            initial_prompt: names and terms that may come up, such as "Esszimmer, Loggia." The model is told so before
+                each window, and spells them that way. Windows in which it hears nothing without that stay empty.
 
         Returns:
             The segments, made as they are asked for, and what is known of the recording before.
 
         Raises:
             AudioError: the recording cannot be used.
-            TokenizerError: the model does not know the language or the task.
+            TokenizerError: the model does not know the language or the task, or the initial prompt is too long.
             BackendError: the device fails.
         """
-        self.prompt(language, task, timestamps)  # before anything is read
+        self.prompt(language, task, timestamps, initial_prompt)  # before anything is read
         if isinstance(audio, np.ndarray):
             samples = check_samples(audio, "audio")
             duration: float | None = len(samples) / SAMPLE_RATE
@@ -191,7 +215,7 @@ class Transcriber(Closing):
                 encoded.append((first, features))
                 guess = spoken.settle(features)
                 info.language, info.language_probability = guess.code, guess.probability
-        return self._segments(windows, encoded, spoken, info, timestamps), info
+        return self._segments(windows, encoded, spoken, info, timestamps, initial_prompt), info
 
     def text(self, audio: str | os.PathLike[str] | np.ndarray, *, language: str | None = None) -> str:
         """Return the whole text of a recording, segments joined by spaces. Raises as `transcribe`."""
@@ -205,6 +229,7 @@ class Transcriber(Closing):
         spoken: SpokenLanguage,
         info: TranscriptionInfo,
         timestamps: bool,
+        initial_prompt: str | None,
     ) -> Iterator[Segment]:
         """Read windows, those that are encoded already and then the others."""
 
@@ -212,7 +237,7 @@ class Transcriber(Closing):
             guess = spoken.settle(features)
             if spoken.is_settled:
                 info.language, info.language_probability = guess.code, guess.probability
-            prompt = self.prompt(guess.code, info.task, timestamps)
+            prompt = self.prompt(guess.code, info.task, timestamps, initial_prompt)
             return segments_of(self.reader.read(window, features, prompt), self.tokenizer)
 
         failure = None

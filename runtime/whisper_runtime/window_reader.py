@@ -63,15 +63,17 @@ _BELIEVED_LOGPROB = -0.7
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a text is asked for with: the sot sequence, and the rules that go with it.
+    """What a text is asked for with: the sot sequence, what the model is told before it, and the rules that go with it.
 
     Attributes:
-        tokens: the sot sequence.
+        tokens: all tokens before the text.
         rules: which tokens may follow.
+        told: how many of the tokens stand before the sot sequence.
     """
 
     tokens: tuple[int, ...]
     rules: TokenRules
+    told: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ class Reading:
     window: Window
     decoded: Decoded
     shift: float = 0.0
+
+
+_Read = Callable[[Window, Features, Prompt, Sequence[int]], Reading]
 
 
 class WindowReader:
@@ -140,19 +145,36 @@ class WindowReader:
 
         The draft, a guess of the tokens, only saves calls. Raises BackendError.
         """
-        return self._in_parts(self._decode_once, self._decode_once(window, features, prompt, draft), prompt, draft)
+        read = partial(self._unless_noise, self._decode_once)
+        return self._in_parts(read, read(window, features, prompt, draft), prompt, draft)
 
     def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
         """Decode an encoded window, or each of its parts, and look again while the text is doubtful.
 
         The draft only saves calls, if the decoder has a use for it. Raises BackendError.
         """
-        read = self._look_again if self._beams is None else partial(self._search, self._beams)
+        read = partial(
+            self._unless_noise, self._look_again if self._beams is None else partial(self._search, self._beams)
+        )
         return self._in_parts(read, read(window, features, prompt, draft), prompt, draft)
+
+    def _unless_noise(
+        self, read: _Read, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]
+    ) -> Reading:
+        """Read, but if the model is told something, only where it hears speech without that.
+
+        In noise it says what it is told.
+        """
+        if prompt.told:
+            untold = self._decode_once(window, features, Prompt(prompt.tokens[prompt.told :], prompt.rules), draft)
+            if hears_nothing(untold.decoded) or not says_words(self._tokenizer.decode(untold.decoded.tokens)):
+                return untold
+            draft = untold.decoded.tokens
+        return read(window, features, prompt, draft)
 
     def _in_parts(
         self,
-        read: Callable[[Window, Features, Prompt, Sequence[int]], Reading],
+        read: _Read,
         whole: Reading,
         prompt: Prompt,
         draft: Sequence[int],
@@ -231,6 +253,11 @@ class WindowReader:
     def _repeats(self, decoded: Decoded) -> bool:
         text = self._tokenizer.decode(decoded.tokens).encode()
         return decoded.looped or len(text) > _MOST_COMPRESSION * len(zlib.compress(text))
+
+
+def says_words(text: str) -> bool:
+    """Whether there is a word in a text. Of noise, a model at times makes a full stop or a note."""
+    return any(map(str.isalnum, text))
 
 
 def hears_nothing(decoded: Decoded) -> bool:

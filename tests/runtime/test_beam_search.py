@@ -22,6 +22,7 @@ class Scripted:
     """A decoder whose logits after a text are what a script makes of it; all others are zero."""
 
     name = "scripted"
+    prompt_limit = 100
     beam_size = 5
     doubtful_logprob = -0.25
 

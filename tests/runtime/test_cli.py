@@ -51,8 +51,8 @@ class StandIn(Closing):
         self.speech = {}
         self.info = {}
 
-    def transcribe(self, audio, *, language=None, task="transcribe", timestamps=False):
-        self.asked.append((str(audio), language, task, timestamps))
+    def transcribe(self, audio, *, language=None, task="transcribe", timestamps=False, initial_prompt=None):
+        self.asked.append((str(audio), language, task, timestamps, initial_prompt))
         name = Path(audio).name
         if language == "xx":
             raise TokenizerError("unknown language 'xx'")
@@ -136,17 +136,18 @@ def test_each_format_is_printed(run):
 def test_options_reach_the_transcriber_and_every_file(run, transcriber, bundle):
     arguments = ["--language", "de", "--task", "translate", "--timestamps", "--threads", "3", "--share-device"]
     arguments += ["--backend", "onnxruntime", "--decoder", "auto", "--beam-size", "2"]
+    arguments += ["--initial-prompt", "Esszimmer, Loggia."]
     assert run("a.wav", "b.wav", *arguments)[0] == 0
     assert transcriber.beam_size == 2
     assert transcriber.made_with == (bundle, "onnxruntime", "auto", True, 3)
-    assert transcriber.asked == [(name, "de", "translate", True) for name in ("a.wav", "b.wav")]
+    assert transcriber.asked == [(name, "de", "translate", True, "Esszimmer, Loggia.") for name in ("a.wav", "b.wav")]
     assert transcriber.closed == 1
 
 
 def test_by_default_the_language_is_detected_and_the_device_decodes(run, transcriber, bundle):
     run("a.wav")
     assert transcriber.made_with == (bundle, None, "device", False, None)
-    assert transcriber.asked == [("a.wav", None, "transcribe", False)]
+    assert transcriber.asked == [("a.wav", None, "transcribe", False, None)]
 
 
 def test_with_a_folder_all_formats_are_written_and_nothing_is_printed(run, tmp_path):

@@ -19,6 +19,7 @@ class OneText:
     """Answers with the logits that a script makes of a text; checks so many guesses in a call."""
 
     name = "scripted"
+    prompt_limit = 100
     beam_size = 5
     doubtful_logprob = -0.25
 

@@ -91,12 +91,14 @@ def cut(samples, lengths):
     lengths=st.lists(st.integers(0, 40_000), max_size=40),
     language=st.sampled_from([None, "en", "de"]),
     hop=st.sampled_from([0.25, 1.0, 3.0]),
+    told=st.sampled_from([None, "I"]),
 )
-def test_any_chunking_commits_the_text_of_the_whole_recording(toy, seconds, seed, lengths, language, hop):
+def test_any_chunking_commits_the_text_of_the_whole_recording(toy, seconds, seed, lengths, language, hop, told):
     samples = sound(seconds, seed)
     transcriber = toy()
-    expected = list(transcriber.transcribe(samples, language=language)[0]) if len(samples) else []
-    updates = stream(transcriber, cut(samples, lengths), language=language, hop=hop)
+    options = {"language": language, "initial_prompt": told}
+    expected = list(transcriber.transcribe(samples, **options)[0]) if len(samples) else []
+    updates = stream(transcriber, cut(samples, lengths), hop=hop, **options)
     assert committed(updates) == expected
     assert all(update.calls >= 0 and update.latency >= 0 for update in updates)
     assert [update.heard for update in updates] == sorted(update.heard for update in updates)
@@ -207,6 +209,8 @@ def test_what_is_no_sound_is_refused(toy, bad):
 def test_wrong_options_are_refused_before_any_sound(toy):
     with pytest.raises(TokenizerError, match="unknown language 'xx'"):
         StreamTranscriber(toy(), language="xx")
+    with pytest.raises(TokenizerError, match="the initial prompt is 3 tokens long, and there is room for 1"):
+        StreamTranscriber(toy(), initial_prompt="one two three")
     with pytest.raises(ValueError, match="more than 0"):
         StreamTranscriber(toy(), hop=0.0)
     for hop in (1e-6, float("inf"), float("nan")):

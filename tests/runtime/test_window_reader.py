@@ -52,6 +52,7 @@ class Script:
     """A decoder that reads a text in each of the features (the last in all later ones), more or less sure of it."""
 
     name = "scripted"
+    prompt_limit = 100
 
     def __init__(self, tokenizer, *readings):
         self.tokenizer = tokenizer
@@ -438,6 +439,60 @@ def test_a_glance_is_one_look_however_doubtful(tokenizer):
     assert tokenizer.decode(reading.decoded.tokens) == ONE
     assert reading.decoded.avg_logprob < DOUBTFUL_LOGPROB
     assert (len(ear.mels), script.calls) == (1, 1)
+
+
+# What the model is told before
+
+
+class Parrot(Script):
+    """Told something, it says that, whatever it hears, and is sure of it."""
+
+    TOLD = " Esszimmer, Loggia."
+
+    def logits(self, prompt, text, rows):
+        heard = self.text, self.doubt
+        if prompt[0] == self.tokenizer.sot_prev:
+            self.text, self.doubt = self.tokenizer.encode(self.TOLD), SURE
+        logits = super().logits(prompt, text, rows)
+        self.text, self.doubt = heard
+        return logits
+
+
+@pytest.fixture
+def tell(tokenizer):
+    """Reads a window with and without an initial prompt, in one look or as many as it takes."""
+
+    def call(window, *readings, told=True, glance=False):
+        script = Parrot(tokenizer, *readings)
+        reader = WindowReader(Ear(), script, tokenizer, 10)
+        before = (tokenizer.sot_prev, *tokenizer.encode(Parrot.TOLD)) if told else ()
+        prompt = Prompt((*before, *tokenizer.sot_sequence()), TokenRules(tokenizer), len(before))
+        found = (reader.glance if glance else reader.read)(window, reader.encode(window), prompt)
+        return found, script
+
+    return call
+
+
+@pytest.mark.parametrize("glance", [False, True])
+def test_where_it_hears_speech_the_model_is_told_before(tell, tokenizer, glance):
+    window = turns(1.5)
+    (reading,), script = tell(window, (ONE, SURE), glance=glance)
+    assert tokenizer.decode(reading.decoded.tokens) == Parrot.TOLD
+    assert script.guesses == [[], tokenizer.encode(ONE)]  # what was heard is the draft
+    assert tokenizer.decode(tell(window, (ONE, SURE), told=False, glance=glance)[0][0].decoded.tokens) == ONE
+
+
+@pytest.mark.parametrize("glance", [False, True])
+@pytest.mark.parametrize("noise", [(ONE, 2000), (" ...", SURE)], ids=["not believed", "no word"])
+def test_what_it_is_told_is_not_heard_in_noise(tell, noise, glance):
+    window = turns(1.5)
+    assert tell(window, noise, glance=glance)[0] == tell(window, noise, told=False, glance=glance)[0]
+
+
+def test_what_it_is_told_is_not_heard_in_a_part_that_is_noise(tell, tokenizer, monkeypatch):
+    monkeypatch.setattr(Parrot, "TOLD", SHORT)  # so short that the window is read in parts
+    found, _ = tell(turns(1.5, 0.3, 1.5), (LONG, SURE), (LONG, SURE), (REST, 5000))
+    assert [tokenizer.decode(reading.decoded.tokens) for reading in found] == [SHORT]
 
 
 # What the encoder is shown
