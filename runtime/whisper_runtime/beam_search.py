@@ -74,7 +74,7 @@ class BeamDecoder:
         13.4 % word errors instead of 12.1 %).
 
         Args:
-            prompt: the sot sequence.
+            prompt: the sot sequence and what stands before it.
             rules: what may follow what.
             seconds: length of the window's sound.
             draft: a guess of the tokens. The result is the same whatever it is; a good one saves calls, unless the

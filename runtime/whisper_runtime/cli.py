@@ -113,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="write <name of the recording>.<format> there (default: print)"
     )
+    transcribe.add_argument(
+        "--word-timestamps",
+        action="store_true",
+        help="say in json when each word is said; segments begin and end with their words",
+    )
     transcribe.set_defaults(run=_transcribe, refuse=transcribe.error)
 
     stream = commands.add_parser(
@@ -298,6 +303,8 @@ def _transcribe(options: argparse.Namespace) -> int:
     recordings = _recordings(options.files)
     _check_outputs(options, recordings)
     if options.output_dir is not None:
+        if options.output_dir.is_file():
+            options.refuse(f"--output-dir {options.output_dir} is a file, not a folder")
         options.output_dir.mkdir(parents=True, exist_ok=True)
     _accept_any_text()
 
@@ -436,6 +443,7 @@ def _transcribe_one(
             task=options.task,
             timestamps=options.timestamps,
             initial_prompt=options.initial_prompt,
+            word_timestamps=options.word_timestamps,
         )
         results = [stack.enter_context(result) for result in _results(recording, options, info)]
         progress.start(info.duration)

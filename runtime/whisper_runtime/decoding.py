@@ -110,7 +110,7 @@ class GreedyDecoder:
         """Decode the window that the decoder was given by `begin`, until the end of text, a loop or the limit.
 
         Args:
-            prompt: the sot sequence; must leave at least one slot free.
+            prompt: the sot sequence and what stands before it; must leave at least one slot free.
             rules: what may follow what.
             seconds: length of the window's sound.
             draft: a guess of the tokens, or what makes one. The result is the same whatever it is; a good one saves

@@ -20,7 +20,7 @@ class DraftedBranches:
 
     Args:
         decoder: is asked for them; has begun the window.
-        prompt: the sot sequence.
+        prompt: the sot sequence and what stands before it.
         draft: a guess of the text's tokens, which only saves calls.
     """
 

@@ -26,7 +26,7 @@ from typing import TextIO
 
 from whisper_runtime.closing import Closing
 from whisper_runtime.errors import WhisperError
-from whisper_runtime.segment import Segment, TranscriptionInfo
+from whisper_runtime.segment import Segment, TranscriptionInfo, Word
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]+")
 _HALF_PAIRS = re.compile("[\ud800-\udfff]")
@@ -136,6 +136,8 @@ class Tsv(Format):
 class Json(Format):
     """One object of segments, the whole text and the language; times in seconds. A number that is none is null.
 
+    Segments have their words if they were asked for.
+
     The whole text comes last and is all that has to be remembered: 60 kB an hour.
     """
 
@@ -154,7 +156,7 @@ class Json(Format):
 
     def _format(self, cue: Cue, segment: Segment) -> str:
         self._texts.append(cue.text)
-        entry = {
+        entry: dict[str, object] = {
             "id": cue.number,
             "start": cue.start / 1000,
             "end": cue.end / 1000,
@@ -163,6 +165,8 @@ class Json(Format):
             "avg_logprob": _number(segment.avg_logprob),
             "no_speech_prob": _number(segment.no_speech_prob),
         }
+        if segment.words is not None:
+            entry["words"] = [_word(word, cue) for word in segment.words]
         return f"{',' if cue.number else ''}\n{json.dumps(entry)}"
 
 
@@ -237,9 +241,13 @@ class ResultFile(Result):
 
     def write(self, segment: Segment) -> None:
         """Add a segment."""
-        text = self._layout.add(segment)
-        self._put(text)
-        self._holds_text |= bool(text)
+        held, text = self._holds_text, self._layout.add(segment)
+        self._holds_text |= bool(text)  # first: Ctrl-C right after the writing must not lose it
+        try:
+            self._put(text)
+        except OutputError:
+            self._holds_text = held
+            raise
 
     def finish(self) -> None:
         """Put the whole transcript in its place, safe from a power cut."""
@@ -280,6 +288,14 @@ def _naming(path: Path) -> Iterator[None]:
 def _milliseconds(seconds: float, otherwise: int) -> int:
     scaled = float(seconds) * 1000
     return round(scaled) if math.isfinite(scaled) else otherwise
+
+
+def _word(word: Word, cue: Cue) -> dict[str, object]:
+    """A word in openai-whisper's JSON; its times are within those of its segment."""
+    start, end = (
+        min(max(_milliseconds(time, cue.start), cue.start), cue.end) / 1000 for time in (word.start, word.end)
+    )
+    return {"word": word.word, "start": start, "end": max(start, end), "probability": _number(word.probability)}
 
 
 def _number(value: float) -> float | None:

@@ -13,12 +13,16 @@ import numpy as np
 
 from whisper_runtime.backends import Backend, Features
 from whisper_runtime.backends.onnxruntime import open_session, run_session
+from whisper_runtime.decoding import probability
 from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError
 from whisper_runtime.text_decoder import checked_beam_size, mean_logits
 
 CROSS_ATTENTION = "cross_attention.onnx"
 HOST_DECODER = "host_decoder.onnx"
+
+ALIGNMENT = "alignment"
+"""Output of the decoder: scores of the heads that follow the sound, (heads, new tokens, frames)."""
 
 # How many texts are followed at once, and how likely one must be not to be doubted: what keeps each model twice as fast
 # as faster-whisper with one beam. With more, base still gains and tiny does not. Measured, see benchmarks/README.md.
@@ -43,6 +47,9 @@ class HostDecoder:
         folder: holds the two graphs.
         threads: threads for each call; None for one per core.
         beam_size: texts that are followed at once; 1 to decode greedily; None for 3 (tiny) or 5 (base).
+
+    Attributes:
+        aligns: whether it can say where it looks; bundles of earlier versions cannot.
 
     Raises:
         ValueError: the beam size is less than 1.
@@ -87,6 +94,7 @@ class HostDecoder:
                 f"{folder / HOST_DECODER}: was built before it could decode several texts at once: build the bundle "
                 "again, or use --decoder device"
             )
+        self.aligns = ALIGNMENT in {value.name for value in self._decoder.get_outputs()}
         is_tiny = len(self._empty) <= 2 * _BLOCKS_OF_TINY  # keys and values
         self.beam_size = asked or (_BEAMS_OF_TINY if is_tiny else _BEAMS)
         self.doubtful_logprob = _DOUBTFUL_OF_TINY if is_tiny else _DOUBTFUL
@@ -159,6 +167,40 @@ class HostDecoder:
         self._seen = seen
         self._branches |= {end: place for place, end in enumerate(ends, start=held)}
         return logits
+
+    def align(self, prompt: Sequence[int], text: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Where in the window the decoder looks for each token of a known text.
+
+        Args:
+            prompt: the sot sequence.
+            text: the tokens after it.
+
+        Returns:
+            Scores (heads, len(text) + 1, frames) float32 of the heads that follow the sound, before each token and
+            before the end of the text; and how likely the decoder holds each token, (len(text),) float64, 0 to 1.
+
+        Raises:
+            BackendError: there is no window, or a graph fails, as one that does not align.
+            ValueError: a token has a position that the model does not know.
+        """
+        tokens, scores, probabilities = [*prompt, *text], [], []
+        self._check(len(tokens) - 1)
+        cross, cache = self._cross[0], self._empty
+        for place, token in enumerate(tokens):
+            feeds = {
+                "token_embeddings": self._embedding.embed([token], [place], 1)[:, 0],
+                "hidden": np.zeros((1, place + 1), np.float32),
+                "rows": np.zeros(int(len(prompt) - 1 <= place < len(tokens) - 1), np.int64),
+            }
+            looks, logits, *values = run_session(
+                self._decoder, [ALIGNMENT, *self._outputs], {**feeds, **cross, **cache}
+            )
+            self.calls += 1
+            cache = dict(zip(cache, values, strict=True))
+            if place >= len(prompt) - 1:
+                scores.append(looks)
+            probabilities += [probability(row, tokens[place + 1]) for row in logits]
+        return np.concatenate(scores, axis=1), np.array(probabilities)
 
     def _check(self, last: int) -> None:
         """Raise unless there is a window, and the model knows the position of the last token that is asked for."""

@@ -4,6 +4,22 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word, and when it is said.
+
+    Attributes:
+        start, end: seconds from the recording's start.
+        word: with the space before it, and the punctuation around it.
+        probability: how likely the model holds its tokens, in the mean, 0 to 1.
+    """
+
+    start: float
+    end: float
+    word: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Segment:
     """A piece of a recording and what is said in it.
 
@@ -13,6 +29,7 @@ class Segment:
         tokens: the text's tokens.
         avg_logprob: mean natural log probability of the tokens that were read with these, in its window or part of one.
         no_speech_prob: how probable the model thinks it that nobody speaks there, 0 to 1.
+        words: of the text, in order; None if they were not asked for.
     """
 
     start: float
@@ -21,6 +38,7 @@ class Segment:
     tokens: tuple[int, ...]
     avg_logprob: float
     no_speech_prob: float
+    words: tuple[Word, ...] | None = None
 
 
 @dataclass

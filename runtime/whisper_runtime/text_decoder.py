@@ -87,7 +87,7 @@ class BranchingDecoder(SearchableDecoder, Protocol):
         """Return the logits after several texts.
 
         Args:
-            prompt: the sot sequence.
+            prompt: the sot sequence and what stands before it.
             texts: at least one, the tokens after the prompt. Each is one token longer than nothing, or than a text of
                 an earlier call about the same pictures.
 

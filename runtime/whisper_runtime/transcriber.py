@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from whisper_runtime.audio import SAMPLE_RATE, AudioFile, check_samples
 from whisper_runtime.backends import Backend, Features, open_backend
 from whisper_runtime.bundle import Bundle
 from whisper_runtime.closing import Closing
+from whisper_runtime.embedding import TokenEmbedding
 from whisper_runtime.errors import BackendError, TokenizerError, WhisperError
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.segment import Segment, TranscriptionInfo
@@ -23,6 +25,7 @@ from whisper_runtime.token_rules import TokenRules
 from whisper_runtime.tokenizer import Tokenizer
 from whisper_runtime.window_reader import Prompt, WindowReader
 from whisper_runtime.windows import Window, cut_windows
+from whisper_runtime.word_times import WordTimer
 
 DECODERS = ("device", "host", "auto")
 ENGLISH = "en"
@@ -57,6 +60,9 @@ class Transcriber(Closing):
         ValueError: the beam size is less than 1.
     """
 
+    # What the decoder for words' times is made of, where the device decodes a bundle; with the CPU's threads.
+    _bundle: tuple[Bundle, TokenEmbedding, int | None] | None = None
+
     def __init__(
         self,
         bundle: str | Path,
@@ -88,6 +94,7 @@ class Transcriber(Closing):
 
                 device, text_decoder, seconds = choose_decoder(device, embedding, opened, threads, drafted, beam_size)
             self._set(device, text_decoder, tokenizer, seconds)
+            self._bundle = opened, embedding, threads
         except BaseException:
             device.close()
             raise
@@ -114,6 +121,19 @@ class Transcriber(Closing):
         self.tokenizer = tokenizer
         self.seconds = seconds
         self.reader = WindowReader(backend, text_decoder, tokenizer, seconds)
+
+    @cached_property
+    def _word_timer(self) -> WordTimer:
+        """Made when it is first asked for, since the device's decoder does without the CPU's. Raises BackendError."""
+        reader, host = self.reader, self.text_decoder
+        if not isinstance(host, HostDecoder):
+            if self._bundle is None:
+                raise BackendError("words have no times without the decoder for the CPU, which comes with a bundle")
+            bundle, embedding, threads = self._bundle
+            backend, seconds = for_host_decoder(self._backend, bundle.folder, self.seconds)
+            host = HostDecoder(backend, embedding, bundle.folder, threads)
+            reader = WindowReader(backend, host, self.tokenizer, seconds)
+        return WordTimer(reader.encode, host, self.tokenizer)
 
     def close(self) -> None:
         """Give the device back. No more can be transcribed."""
@@ -149,6 +169,8 @@ class Transcriber(Closing):
         """The tokens of an initial prompt, at most so many. As openai-whisper writes them."""
         if not text.strip():
             return ()
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise TokenizerError("the initial prompt is no text: some of its bytes are not UTF-8")
         told = (self.tokenizer.sot_prev, *self.tokenizer.encode(" " + text.strip()))
         if len(told) > room:
             other = " or decode on the CPU (--decoder host)" if self.text_decoder.name == "device" else ""
@@ -171,6 +193,7 @@ class Transcriber(Closing):
         task: str = "transcribe",
         timestamps: bool = False,
         initial_prompt: str | None = None,
+        word_timestamps: bool = False,
     ) -> tuple[Iterator[Segment], TranscriptionInfo]:
         """Transcribe a recording of any length, in bounded memory.
 
@@ -184,7 +207,10 @@ class Transcriber(Closing):
             task: "transcribe", or "translate" into English.
             timestamps: decode by Whisper's rules for timestamps: a segment for each phrase.
             initial_prompt: names and terms that may come up, such as "Esszimmer, Loggia." The model is told so before
-                each window, and spells them that way. Windows in which it hears nothing without that stay empty.
+                each window, and spells them that way. Each window is read without that as well, and the likelier
+                text is taken; where nothing is heard without it, there is none.
+            word_timestamps: find when each word is said, and let segments begin and end with their words. The decoder
+                on this machine's CPU does it, also where the device's decodes: it reads each text once more.
 
         Returns:
             The segments, made as they are asked for, and what is known of the recording before.
@@ -192,9 +218,10 @@ class Transcriber(Closing):
         Raises:
             AudioError: the recording cannot be used.
             TokenizerError: the model does not know the language or the task, or the initial prompt is too long.
-            BackendError: the device fails.
+            BackendError: the device fails, or words are asked for and the decoder on the CPU cannot be had.
         """
         self.prompt(language, task, timestamps, initial_prompt)  # before anything is read
+        timer = self._word_timer if word_timestamps else None
         if isinstance(audio, np.ndarray):
             samples = check_samples(audio, "audio")
             duration: float | None = len(samples) / SAMPLE_RATE
@@ -215,7 +242,7 @@ class Transcriber(Closing):
                 encoded.append((first, features))
                 guess = spoken.settle(features)
                 info.language, info.language_probability = guess.code, guess.probability
-        return self._segments(windows, encoded, spoken, info, timestamps, initial_prompt), info
+        return self._segments(windows, encoded, spoken, info, timestamps, initial_prompt, timer), info
 
     def text(self, audio: str | os.PathLike[str] | np.ndarray, *, language: str | None = None) -> str:
         """Return the whole text of a recording, segments joined by spaces. Raises as `transcribe`."""
@@ -230,6 +257,7 @@ class Transcriber(Closing):
         info: TranscriptionInfo,
         timestamps: bool,
         initial_prompt: str | None,
+        timer: WordTimer | None,
     ) -> Iterator[Segment]:
         """Read windows, those that are encoded already and then the others."""
 
@@ -238,7 +266,15 @@ class Transcriber(Closing):
             if spoken.is_settled:
                 info.language, info.language_probability = guess.code, guess.probability
             prompt = self.prompt(guess.code, info.task, timestamps, initial_prompt)
-            return segments_of(self.reader.read(window, features, prompt), self.tokenizer)
+            readings = self.reader.read(window, features, prompt)
+            if timer is None:
+                yield from segments_of(readings, self.tokenizer)
+                return
+            written = ENGLISH if info.task == "translate" else guess.code
+            plain = self.prompt(guess.code, info.task).tokens
+            for reading in readings:
+                segments = list(segments_of([reading], self.tokenizer))
+                yield from timer.timed(reading.window, segments, written, plain)
 
         failure = None
         while True:

@@ -145,7 +145,7 @@ class WindowReader:
 
         The draft, a guess of the tokens, only saves calls. Raises BackendError.
         """
-        read = partial(self._unless_noise, self._decode_once)
+        read = partial(self._told_if_likelier, self._decode_once)
         return self._in_parts(read, read(window, features, prompt, draft), prompt, draft)
 
     def read(self, window: Window, features: Features, prompt: Prompt, draft: Sequence[int] = ()) -> list[Reading]:
@@ -154,23 +154,26 @@ class WindowReader:
         The draft only saves calls, if the decoder has a use for it. Raises BackendError.
         """
         read = partial(
-            self._unless_noise, self._look_again if self._beams is None else partial(self._search, self._beams)
+            self._told_if_likelier, self._look_again if self._beams is None else partial(self._search, self._beams)
         )
         return self._in_parts(read, read(window, features, prompt, draft), prompt, draft)
 
-    def _unless_noise(
+    def _told_if_likelier(
         self, read: _Read, window: Window, features: Features, prompt: Prompt, draft: Sequence[int]
     ) -> Reading:
-        """Read, but if the model is told something, only where it hears speech without that.
+        """Read; if the model is to be told something, without that first, and keep what it finds likelier.
 
-        In noise it says what it is told.
+        In noise a model says what it is told, and of speech it may leave out the beginning or the end.
         """
-        if prompt.told:
-            untold = self._decode_once(window, features, Prompt(prompt.tokens[prompt.told :], prompt.rules), draft)
-            if hears_nothing(untold.decoded) or not says_words(self._tokenizer.decode(untold.decoded.tokens)):
-                return untold
-            draft = untold.decoded.tokens
-        return read(window, features, prompt, draft)
+        if not prompt.told:
+            return read(window, features, prompt, draft)
+        untold = read(window, features, Prompt(prompt.tokens[prompt.told :], prompt.rules), draft)
+        if not self._says_something(untold.decoded):
+            return untold
+        told = read(window, features, prompt, untold.decoded.tokens)
+        if not self._says_something(told.decoded) or self._says_again(untold.decoded, told.decoded):
+            return untold
+        return max(told, untold, key=self._worth)
 
     def _in_parts(
         self,
@@ -246,6 +249,9 @@ class WindowReader:
         short, long = (letters(self._tokenizer.decode(each.tokens)) for each in (once, again))
         rounds = len(long) // max(1, len(short))
         return rounds > 1 and short * rounds == long
+
+    def _says_something(self, decoded: Decoded) -> bool:
+        return not hears_nothing(decoded) and says_words(self._tokenizer.decode(decoded.tokens))
 
     def _is_sure(self, decoded: Decoded, least: float) -> bool:
         return decoded.avg_logprob >= least and not self._repeats(decoded)

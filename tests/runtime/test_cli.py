@@ -51,8 +51,8 @@ class StandIn(Closing):
         self.speech = {}
         self.info = {}
 
-    def transcribe(self, audio, *, language=None, task="transcribe", timestamps=False, initial_prompt=None):
-        self.asked.append((str(audio), language, task, timestamps, initial_prompt))
+    def transcribe(self, audio, *, language, task, timestamps, initial_prompt, word_timestamps):
+        self.asked.append((str(audio), language, task, timestamps, initial_prompt, word_timestamps))
         name = Path(audio).name
         if language == "xx":
             raise TokenizerError("unknown language 'xx'")
@@ -136,18 +136,19 @@ def test_each_format_is_printed(run):
 def test_options_reach_the_transcriber_and_every_file(run, transcriber, bundle):
     arguments = ["--language", "de", "--task", "translate", "--timestamps", "--threads", "3", "--share-device"]
     arguments += ["--backend", "onnxruntime", "--decoder", "auto", "--beam-size", "2"]
-    arguments += ["--initial-prompt", "Esszimmer, Loggia."]
+    arguments += ["--initial-prompt", "Esszimmer, Loggia.", "--word-timestamps"]
     assert run("a.wav", "b.wav", *arguments)[0] == 0
     assert transcriber.beam_size == 2
     assert transcriber.made_with == (bundle, "onnxruntime", "auto", True, 3)
-    assert transcriber.asked == [(name, "de", "translate", True, "Esszimmer, Loggia.") for name in ("a.wav", "b.wav")]
+    asked = ("de", "translate", True, "Esszimmer, Loggia.", True)
+    assert transcriber.asked == [(name, *asked) for name in ("a.wav", "b.wav")]
     assert transcriber.closed == 1
 
 
 def test_by_default_the_language_is_detected_and_the_device_decodes(run, transcriber, bundle):
     run("a.wav")
     assert transcriber.made_with == (bundle, None, "device", False, None)
-    assert transcriber.asked == [("a.wav", None, "transcribe", False, None)]
+    assert transcriber.asked == [("a.wav", None, "transcribe", False, None, False)]
 
 
 def test_with_a_folder_all_formats_are_written_and_nothing_is_printed(run, tmp_path):
@@ -313,6 +314,14 @@ def test_a_full_disk_is_one_line_for_each_file(run, tmp_path):
     assert err.splitlines() == [
         f"whisper-runtime: '{tmp_path}/{name}.txt.partial': cannot be written: No space left on device" for name in "ab"
     ]
+
+
+def test_a_file_is_no_folder_for_results(run, transcriber, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    status, _, err = run("a.wav", "--output-dir", tmp_path / "file")
+    assert (status, transcriber.asked) == (2, [])
+    assert err.startswith(f"whisper-runtime: --output-dir {tmp_path}/file is a file, not a folder")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(run, tmp_path):

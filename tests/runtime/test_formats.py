@@ -1,5 +1,6 @@
 """Transcripts read back by parsers that are not ours, and files that are whole or not there."""
 
+import contextlib
 import csv
 import io
 import json
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pysubs2
 import pytest
@@ -16,7 +18,7 @@ import webvtt
 from hypothesis import given
 from hypothesis import strategies as st
 from whisper_runtime.formats import FORMATS, Lines, OutputError, Result, ResultFile, Txt
-from whisper_runtime.segment import Segment, TranscriptionInfo
+from whisper_runtime.segment import Segment, TranscriptionInfo, Word
 
 INFO = TranscriptionInfo("en", 1.0, "transcribe", None)
 
@@ -56,6 +58,7 @@ def segments(times):
             tokens=st.lists(st.integers(0, 51864), max_size=4).map(tuple),
             avg_logprob=numbers,
             no_speech_prob=numbers,
+            words=st.none() | st.lists(st.builds(Word, times, times, texts, numbers), max_size=3).map(tuple),
         ),
         max_size=8,
     )
@@ -148,7 +151,11 @@ def test_json_reads_back(items):
     assert result["text"] == " ".join(expected(items))
     kept = [item for item in items if plain(item.text)]
     for number, (entry, item) in enumerate(zip(result["segments"], kept, strict=True)):
-        assert list(entry) == ["id", "start", "end", "text", "tokens", "avg_logprob", "no_speech_prob"]
+        keys = ["id", "start", "end", "text", "tokens", "avg_logprob", "no_speech_prob"]
+        assert list(entry) == (keys if item.words is None else [*keys, "words"])
+        assert [word["word"] for word in entry.get("words", ())] == [word.word for word in item.words or ()]
+        for word in entry.get("words", ()):
+            assert entry["start"] <= word["start"] <= word["end"] <= entry["end"]
         assert entry["id"] == number
         assert entry["tokens"] == list(item.tokens)
         for name in ("avg_logprob", "no_speech_prob"):
@@ -197,7 +204,8 @@ def test_the_layout_is_that_of_openai_whisper(name, stock_whisper):
     items = [segment("Hello there, how is it?", 0.0, 2.3401), segment("A --> B", 2.34012, 3661.0)]
     stream = io.StringIO()
     writer = stock_whisper.utils.get_writer(name, "")
-    writer.write_result({"segments": [vars(item) for item in items]}, file=stream)
+    plain = [{key: value for key, value in vars(item).items() if key != "words"} for item in items]
+    writer.write_result({"segments": plain}, file=stream)
     assert written(name, items) == stream.getvalue()
 
 
@@ -212,6 +220,15 @@ def test_json_has_the_keys_of_openai_whisper():
             | {"tokens": [1, 2], "avg_logprob": -0.25, "no_speech_prob": 0.125},
         ],
     }
+
+
+def test_json_has_words_as_openai_whisper_does():
+    words = (Word(0.1, 0.4, " Hello", 0.5), Word(0.4, 0.9, " there.", 0.75))
+    entry = json.loads(written("json", [replace(segment("Hello there."), words=words)]))["segments"][0]
+    assert entry["words"] == [
+        {"word": " Hello", "start": 0.1, "end": 0.4, "probability": 0.5},
+        {"word": " there.", "start": 0.4, "end": 0.9, "probability": 0.75},
+    ]
 
 
 def test_nothing_said_is_a_valid_document():
@@ -266,6 +283,19 @@ def test_a_killed_process_leaves_its_text_and_no_result(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["talk.srt.partial"]
     (event,) = pysubs2.load(str(tmp_path / "talk.srt.partial"), format_="srt").events
     assert event.text == "first"
+
+
+def test_ctrl_c_right_after_the_writing_does_not_lose_it(tmp_path, monkeypatch):
+    with contextlib.suppress(KeyboardInterrupt), ResultFile(tmp_path / "talk.txt", Txt(INFO)) as result:
+        put = result._put
+
+        def interrupted(text):
+            put(text)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(result, "_put", interrupted)
+        result.write(segment("first"))
+    assert (tmp_path / "talk.txt.partial").read_text() == "first\n"
 
 
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):

@@ -1174,6 +1174,18 @@ def test_text_through_the_device_is_that_of_single_windows(whole_bundle):
     assert len({segment.tokens for segment in ahead}) > 1
 
 
+@pytest.mark.parametrize("decoder", ["device", "host"])
+def test_words_through_the_device_leave_its_text_as_it_is(whole_bundle, decoder):
+    """A window is encoded once more for its words, while the next one is encoded already."""
+    with Transcriber(whole_bundle, decoder=decoder, beam_size=1) as transcriber:
+        plain = list(transcriber.transcribe(noise(3))[0])
+        timed = list(transcriber.transcribe(noise(3), word_timestamps=True)[0])
+    assert [segment.tokens for segment in timed] == [segment.tokens for segment in plain]
+    for segment, whole in zip(timed, plain, strict=True):
+        assert "".join(word.word for word in segment.words).strip() == segment.text
+        assert whole.start <= segment.start <= segment.end <= whole.end
+
+
 def test_a_window_that_fails_on_the_device_loses_no_text(fake, whole_bundle, monkeypatch):
     # No second look at the first window, which would fail, too.
     monkeypatch.setattr(window_reader, "LOOKS", window_reader.LOOKS[:1])

@@ -321,6 +321,31 @@ def test_a_graph_of_an_earlier_version(make, folder, tmp_path):
     assert "--decoder device" in message
 
 
+def test_a_graph_from_before_words_had_times(make, folder, tmp_path):
+    """It decodes as ever."""
+    old = shutil.copytree(folder, tmp_path / "old")
+    graph = onnx.load(old / HOST_DECODER)
+    del graph.graph.output[-1]
+    onnx.save(graph, old / HOST_DECODER)
+    decoder = make(old)
+    decoder.begin(features())
+    assert decoder.logits(PROMPT, [], [2]).shape == (1, DIMS.n_vocab)
+    assert not decoder.aligns
+    assert make().aligns
+
+
+def test_where_it_looks_changes_nothing_of_what_it_reads(make, from_scratch):
+    decoder = make()
+    decoder.begin(features())
+    before = decoder.logits(PROMPT, [1], [2, 3])
+    scores, probabilities = decoder.align(PROMPT, [4, 5])
+    assert scores.shape[1:] == (3, PLAN.feature_frames)
+    assert probabilities.shape == (2,)
+    assert np.array_equal(decoder.logits(PROMPT, [1], [2, 3]), before)
+    logits = from_scratch([*PROMPT, 4])
+    assert probabilities[1] == pytest.approx(np.exp(log_softmax(logits[3])[5]), rel=1e-5)
+
+
 def test_without_onnxruntime_it_says_what_to_install(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     message = message_of(make)

@@ -60,6 +60,12 @@ def test_one_that_is_too_long_is_refused(asked, multilingual, name, hint):
         asked("one", 2, name)
 
 
+def test_bytes_that_are_no_text_are_refused(asked):
+    """As a terminal gives them."""
+    with pytest.raises(TokenizerError, match="not UTF-8"):
+        asked(b"K\xfcche".decode("utf-8", "surrogateescape"))
+
+
 # Real weights
 
 

@@ -82,6 +82,17 @@ def test_the_hosts_decoder_has_long_windows_and_the_devices_has_not(folder, deco
     assert longest - 3 < max(lengths) <= longest
 
 
+@pytest.mark.parametrize("decoder", ["host", "device"])
+def test_words_have_times_in_long_windows_and_in_short_ones(folder, decoder):
+    with Transcriber(folder, decoder=decoder, beam_size=1) as transcriber:
+        plain = list(transcriber.transcribe(sound(22), language="en")[0])
+        timed = list(transcriber.transcribe(sound(22), language="en", word_timestamps=True)[0])
+    assert [segment.tokens for segment in timed] == [segment.tokens for segment in plain]
+    times = [time for segment in timed for word in segment.words for time in (word.start, word.end)]
+    assert times == sorted(times)
+    assert 0 <= times[0] < 11 < times[-1] <= 22
+
+
 def test_auto_takes_either_whole(folder, caplog):
     with caplog.at_level(logging.INFO, "whisper_runtime"), Transcriber(folder, decoder="auto") as transcriber:
         assert transcriber.seconds == (11 if transcriber.text_decoder.name == "host" else 5)

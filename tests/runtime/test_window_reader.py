@@ -444,15 +444,18 @@ def test_a_glance_is_one_look_however_doubtful(tokenizer):
 # What the model is told before
 
 
-class Parrot(Script):
-    """Told something, it says that, whatever it hears, and is sure of it."""
+TOLD = " Esszimmer, Loggia."
 
-    TOLD = " Esszimmer, Loggia."
+
+class Parrot(Script):
+    """Told something, it says one thing, otherwise what it hears."""
+
+    says, its_doubt = TOLD, SURE
 
     def logits(self, prompt, text, rows):
         heard = self.text, self.doubt
         if prompt[0] == self.tokenizer.sot_prev:
-            self.text, self.doubt = self.tokenizer.encode(self.TOLD), SURE
+            self.text, self.doubt = self.tokenizer.encode(self.says), self.its_doubt
         logits = super().logits(prompt, text, rows)
         self.text, self.doubt = heard
         return logits
@@ -462,37 +465,57 @@ class Parrot(Script):
 def tell(tokenizer):
     """Reads a window with and without an initial prompt, in one look or as many as it takes."""
 
-    def call(window, *readings, told=True, glance=False):
+    def call(window, *readings, says=TOLD, doubt=SURE, told=True, glance=False):
         script = Parrot(tokenizer, *readings)
+        script.says, script.its_doubt = says, doubt
         reader = WindowReader(Ear(), script, tokenizer, 10)
-        before = (tokenizer.sot_prev, *tokenizer.encode(Parrot.TOLD)) if told else ()
+        before = (tokenizer.sot_prev, *tokenizer.encode(TOLD)) if told else ()
         prompt = Prompt((*before, *tokenizer.sot_sequence()), TokenRules(tokenizer), len(before))
         found = (reader.glance if glance else reader.read)(window, reader.encode(window), prompt)
-        return found, script
+        return [tokenizer.decode(reading.decoded.tokens) for reading in found], script
 
     return call
 
 
 @pytest.mark.parametrize("glance", [False, True])
-def test_where_it_hears_speech_the_model_is_told_before(tell, tokenizer, glance):
-    window = turns(1.5)
-    (reading,), script = tell(window, (ONE, SURE), glance=glance)
-    assert tokenizer.decode(reading.decoded.tokens) == Parrot.TOLD
-    assert script.guesses == [[], tokenizer.encode(ONE)]  # what was heard is the draft
-    assert tokenizer.decode(tell(window, (ONE, SURE), told=False, glance=glance)[0][0].decoded.tokens) == ONE
+def test_what_the_model_is_told_helps_it_to_read(tell, tokenizer, glance):
+    texts, script = tell(turns(1.5), (ONE, SURE), says=OTHER, glance=glance)
+    assert texts == [OTHER]
+    assert script.guesses == [[], tokenizer.encode(ONE)]  # what was read without is the draft
+    assert tell(turns(1.5), (ONE, SURE), told=False, glance=glance)[0] == [ONE]
+
+
+@pytest.mark.parametrize(
+    ("says", "doubt"),
+    [(OTHER, WORST), (LOOP, SURE), (ONE * 2, SURE), (" ...", SURE)],
+    ids=["less likely", "repeats itself", "says it again", "no word"],
+)
+def test_a_text_is_only_taken_if_it_is_no_worse_than_what_it_reads_by_itself(tell, says, doubt):
+    assert tell(turns(1.5), (ONE, WORSE), (ONE, WORSE), says=says, doubt=doubt)[0] == [ONE]
+
+
+def test_a_text_that_counts_as_noise_is_not_taken(tell, monkeypatch):
+    """However likely: the model hears no speech before it."""
+    monkeypatch.setattr(window_reader, "hears_nothing", lambda decoded: decoded.avg_logprob > -0.3)
+    assert tell(turns(1.5), (ONE, WORSE), (ONE, WORSE), says=OTHER, doubt=SURE)[0] == [ONE]
+
+
+def test_of_two_doubtful_texts_the_likelier_is_taken(tell):
+    assert tell(turns(1.5), (ONE, WORST), (ONE, WORST), says=OTHER, doubt=WORSE)[0] == [OTHER]
 
 
 @pytest.mark.parametrize("glance", [False, True])
 @pytest.mark.parametrize("noise", [(ONE, 2000), (" ...", SURE)], ids=["not believed", "no word"])
 def test_what_it_is_told_is_not_heard_in_noise(tell, noise, glance):
-    window = turns(1.5)
-    assert tell(window, noise, glance=glance)[0] == tell(window, noise, told=False, glance=glance)[0]
+    assert tell(turns(1.5), noise, glance=glance)[0] == tell(turns(1.5), noise, told=False, glance=glance)[0]
 
 
-def test_what_it_is_told_is_not_heard_in_a_part_that_is_noise(tell, tokenizer, monkeypatch):
-    monkeypatch.setattr(Parrot, "TOLD", SHORT)  # so short that the window is read in parts
-    found, _ = tell(turns(1.5, 0.3, 1.5), (LONG, SURE), (LONG, SURE), (REST, 5000))
-    assert [tokenizer.decode(reading.decoded.tokens) for reading in found] == [SHORT]
+def test_what_it_is_told_is_not_heard_in_a_part_that_is_noise(tell):
+    window = turns(1.5, 0.3, 1.5)
+    # What it is told is doubtful, so each is encoded twice.
+    readings = [*[(SHORT, SURE)] * 2, *[(LONG, SURE)] * 2, (REST, 5000)]
+    texts, _ = tell(window, *readings, says=SHORT, doubt=WORSE)
+    assert texts == [LONG, REST]  # the second is noise, and says what noise says
 
 
 # What the encoder is shown

@@ -114,6 +114,39 @@ def test_float_graphs_are_the_model_at_every_length(checkpoint, model, features,
         assert signal_to_noise(torch_logits(model, tokens, features), logits) > FLOAT_DB
 
 
+def test_float_graphs_say_where_the_chosen_heads_look(checkpoint, model, features, tmp_path):
+    heads = [(0, 1), (1, 0), (1, 1)]
+    write_host_decoder(checkpoint, PLAN, tmp_path, heads, int8=False)
+    decoder = decoder_of(tmp_path, checkpoint)
+    scores = []
+    hooks = [
+        block.cross_attn.register_forward_hook(lambda _, inputs, outputs: scores.append(outputs[1].numpy()[0]))
+        for block in model.decoder.blocks
+    ]
+    logits = torch_logits(model, TOKENS, features)
+    for hook in hooks:
+        hook.remove()
+    decoder.begin(features)
+    found, probabilities = decoder.align(TOKENS[:2], TOKENS[2:])
+    wanted = np.stack([scores[block][head] for block, head in heads])[:, 1:]
+    assert signal_to_noise(wanted, found) > FLOAT_DB
+    likely = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert probabilities == pytest.approx(likely[range(1, 5), TOKENS[2:]], rel=1e-3)
+
+
+def test_of_an_unknown_model_all_heads_of_the_upper_half_say_it(checkpoint, features, tmp_path):
+    half = DIMS.n_text_layer // 2
+    upper = [(block, head) for block in range(half, DIMS.n_text_layer) for head in range(DIMS.n_text_head)]
+    found = []
+    for name, heads in (("unknown", None), ("known", upper)):
+        (tmp_path / name).mkdir()
+        write_host_decoder(checkpoint, PLAN, tmp_path / name, heads)
+        decoder = decoder_of(tmp_path / name, checkpoint)
+        decoder.begin(features)
+        found.append(decoder.align(TOKENS[:2], TOKENS[2:])[0])
+    assert np.array_equal(*found)
+
+
 def test_float_graphs_depend_on_every_frame(checkpoint, model, features, tmp_path):
     write_host_decoder(checkpoint, PLAN, tmp_path, int8=False)
     decoder = decoder_of(tmp_path, checkpoint)

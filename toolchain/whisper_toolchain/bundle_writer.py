@@ -126,7 +126,7 @@ def make_manifest(
 
 
 def _host_decoder_io(plan: ShapePlan) -> dict[str, Any]:
-    """Inputs and outputs of the graphs that `host_decoder` writes; p tokens are in the cache, n are new."""
+    """Inputs and outputs of the graphs that `host_decoder` writes; p tokens are cached, n new; a heads follow sound."""
     heads = plan.dims.n_text_head
     width = plan.state // heads
 
@@ -153,7 +153,11 @@ def _host_decoder_io(plan: ShapePlan) -> dict[str, Any]:
                 *attention("self", "p"),
                 *cross,
             ],
-            "outputs": [*attention("new_self", "p_and_n"), tensor("logits", "r", plan.dims.n_vocab)],
+            "outputs": [
+                *attention("new_self", "p_and_n"),
+                tensor("logits", "r", plan.dims.n_vocab),
+                tensor("alignment", "a", "n", frames),
+            ],
         },
     }
 

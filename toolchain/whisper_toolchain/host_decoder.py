@@ -7,11 +7,13 @@ accelerator's. They are written straight from the checkpoint's tensors:
                      (with any number of frames where `whisper_runtime.stitching` makes long windows of short ones)
     host_decoder:    token_embeddings [n,d], hidden [n,p+n], rows [r], the cross tensors, self_key_i [h,p,d/h],
                      self_value_i [h,p,d/h]
-                     -> logits [r,vocab], new_self_key_i [h,p+n,d/h], new_self_value_i [h,p+n,d/h]
+                     -> logits [r,vocab], new_self_key_i [h,p+n,d/h], new_self_value_i [h,p+n,d/h],
+                        alignment [a,n,50*s]
 
 with h heads, p tokens in the cache, n new ones, and i counting the blocks. `hidden` is added to the scores: zero for
 what a token sees, very low for what it does not. So the cache may hold a tree of texts that begin alike. `rows` says
-after which of the new tokens logits are wanted: the vocabulary is half of the work.
+after which of the new tokens logits are wanted: the vocabulary is half of the work. `alignment` has the scores of those
+a heads of cross-attention that follow the sound: they say when the next token is spoken.
 
 Weights are int8 with one scale a column, activations become uint8 as they come (ONNX's DynamicQuantizeLinear): nothing
 has to be calibrated. Such a scale holds for a whole tensor, and tokens differ in size: with a text in one tensor the
@@ -31,7 +33,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from whisper_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from whisper_runtime.embedding import TokenEmbedding
-from whisper_runtime.host_decoder import CROSS_ATTENTION, HOST_DECODER, HostDecoder
+from whisper_runtime.host_decoder import ALIGNMENT, CROSS_ATTENTION, HOST_DECODER, HostDecoder
 from whisper_runtime.mel import window_mel
 
 from whisper_toolchain.checkpoints import Checkpoint
@@ -68,19 +70,32 @@ class HostDecoderCheck:
         return {**asdict(self), "snr_tolerance_db": SNR_TOLERANCE_DB}
 
 
-def write_host_decoder(checkpoint: Checkpoint, plan: ShapePlan, folder: Path, *, int8: bool = True) -> None:
+def write_host_decoder(
+    checkpoint: Checkpoint,
+    plan: ShapePlan,
+    folder: Path,
+    heads: Sequence[tuple[int, int]] | None = None,
+    *,
+    int8: bool = True,
+) -> None:
     """Write `cross_attention.onnx` and `host_decoder.onnx` into a folder.
 
     Args:
         checkpoint: the weights, in openai-whisper's names.
         plan: the window.
         folder: where to write.
+        heads: of cross-attention that follow the sound, as (block, head), ascending; at least one. None for all of the
+            upper half of the blocks, as openai-whisper has it for models that it does not know.
         int8: False keeps weights and activations in float32, for telling what int8 costs.
     """
-    for name, fill in ((CROSS_ATTENTION, _cross_attention), (HOST_DECODER, _decoder)):
-        graph = _Graph(checkpoint, int8)
-        fill(graph, plan)
-        graph.write(folder / name)
+    graph = _Graph(checkpoint, int8)
+    _cross_attention(graph, plan)
+    graph.write(folder / CROSS_ATTENTION)
+    graph = _Graph(checkpoint, int8)
+    blocks, per_block = plan.dims.n_text_layer, plan.dims.n_text_head
+    upper = [(block, head) for block in range(blocks // 2, blocks) for head in range(per_block)]
+    _decoder(graph, plan, upper if heads is None else heads)
+    graph.write(folder / HOST_DECODER)
 
 
 class _Graph:
@@ -243,12 +258,13 @@ def _cross_attention(graph: _Graph, plan: ShapePlan) -> None:
             graph.add_output(graph.split_heads(flat, heads, width, output), [heads, frames, width])
 
 
-def _decoder(graph: _Graph, plan: ShapePlan) -> None:
+def _decoder(graph: _Graph, plan: ShapePlan, following: Sequence[tuple[int, int]]) -> None:
     heads = plan.dims.n_text_head
     width = plan.state // heads
     x = graph.add_input("token_embeddings", ["n", plan.state])
     hidden = graph.add_input("hidden", ["n", "p_and_n"])
     rows = graph.add_input("rows", ["r"], TensorProto.INT64)
+    alignments = []
     for block in range(plan.dims.n_text_layer):
         layer = f"decoder.blocks.{block}.attn"
         past = [graph.add_input(f"self_{part}_{block}", [heads, "p", width]) for part in ("key", "value")]
@@ -271,6 +287,9 @@ def _decoder(graph: _Graph, plan: ShapePlan) -> None:
         flat = graph.linear(normed, f"{layer}.query", *_query(graph, layer, width))
         query = graph.split_heads(flat, heads, width, f"{layer}.by_head")
         x = _add(graph, x, graph.attend(query, cross[0], cross[1], layer, plan.state), f"{layer}.out")
+        if chosen := [head for of, head in following if of == block]:
+            which = graph.constant(f"{layer}.following", chosen)
+            alignments.append(graph.node("Gather", [f"{layer}.scores", which], f"{layer}.alignment", axis=0))
 
         layer = f"decoder.blocks.{block}.mlp"
         inner = graph.linear(graph.layer_norm(x, f"{layer}_ln"), f"{layer}.0", *graph.projection(f"{layer}.0"))
@@ -279,6 +298,8 @@ def _decoder(graph: _Graph, plan: ShapePlan) -> None:
     head = graph.weight("decoder.token_embedding.weight").T
     logits = graph.linear(graph.layer_norm(wanted, "decoder.ln"), "logits", head, None)
     graph.add_output(logits, ["r", plan.dims.n_vocab])
+    graph.node("Concat", alignments, ALIGNMENT, axis=0)
+    graph.add_output(ALIGNMENT, ["a", "n", plan.host_frames])
 
 
 def _query(graph: _Graph, layer: str, width: int) -> tuple[np.ndarray, np.ndarray]:

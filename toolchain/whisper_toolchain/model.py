@@ -1,7 +1,10 @@
 """The patched Whisper model in torch, with a window cut to the shape plan."""
 
+import base64
+import gzip
 from typing import Any
 
+import numpy as np
 import torch
 
 from whisper_toolchain.checkpoints import Checkpoint
@@ -33,3 +36,11 @@ def build_model(whisper: Module, checkpoint: Checkpoint, feature_frames: int) ->
     except RuntimeError as error:
         raise CheckpointError(f"weights do not fit {checkpoint.variant}: {' '.join(str(error).split())}") from error
     return model.requires_grad_(False).eval()
+
+
+def alignment_heads(whisper: Module, checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """The heads of cross-attention that follow the sound, as (block, head), ascending: openai-whisper's own table."""
+    packed = whisper._ALIGNMENT_HEADS[checkpoint.variant]
+    mask = np.frombuffer(gzip.decompress(base64.b85decode(packed)), bool)
+    blocks = mask.reshape(checkpoint.dims.n_text_layer, checkpoint.dims.n_text_head)
+    return [(int(block), int(head)) for block, head in np.argwhere(blocks)]

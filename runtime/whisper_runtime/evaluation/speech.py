@@ -25,7 +25,9 @@ def choose_clips(speech: Dataset, limit: int | None, seed: int) -> tuple[list[Cl
     with_text = [utterance for utterance in utterances if utterance.text]
     chosen = with_text if limit is None else select(with_text, limit, seed)
     if not chosen:
-        raise EvaluationError(f"{speech.name}: no recording has a transcript to compare with")
+        raise EvaluationError(
+            f"{speech.name}: no recording has a transcript to compare with; in a folder it is .txt beside each"
+        )
     return [Clip(utterance.id, utterance.path, utterance.text) for utterance in chosen], {
         "name": speech.name,
         "digest": digest(utterance for utterance in chosen if utterance.path.is_file()),

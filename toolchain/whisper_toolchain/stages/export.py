@@ -55,13 +55,14 @@ def export(workspace: Workspace, plan: ShapePlan, dataset: Path | None, *, repor
         from whisper_toolchain.export import check_export, export_graphs
         from whisper_toolchain.float_model import load_tokenizer
         from whisper_toolchain.host_decoder import check_host_decoder, write_host_decoder
-        from whisper_toolchain.model import build_model
+        from whisper_toolchain.model import alignment_heads, build_model
         from whisper_toolchain.relocation import some_speech, write_relocations
 
         checkpoint = load(fetched.folder / CHECKPOINT)
-        model = build_model(third_party.import_whisper(workspace.whisper), checkpoint, plan.feature_frames)
+        whisper = third_party.import_whisper(workspace.whisper)
+        model = build_model(whisper, checkpoint, plan.feature_frames)
         export_graphs(model, plan, folder)
-        write_host_decoder(checkpoint, plan, folder)
+        write_host_decoder(checkpoint, plan, folder, alignment_heads(whisper, checkpoint))
         speech = workspace.dataset(dataset).utterances()
         utterance = next((item for item in speech if item.text), speech[0])
         tokenizer = load_tokenizer(workspace.whisper, plan.dims)
