@@ -162,16 +162,17 @@ class Transcriber(Closing):
         if language is not None and language not in self.tokenizer.languages:
             raise TokenizerError(f"unknown language '{language}': use a code such as en, de or fr")
         tokens = self.tokenizer.sot_sequence(language or ENGLISH, task, timestamps)
-        told = self._told(initial_prompt or "", room=self.text_decoder.prompt_limit - len(tokens))
+        told = self._told(initial_prompt or "", len(tokens))
         return Prompt((*told, *tokens), TokenRules(self.tokenizer, timestamps), len(told))
 
-    def _told(self, text: str, room: int) -> tuple[int, ...]:
-        """The tokens of an initial prompt, at most so many. As openai-whisper writes them."""
+    def _told(self, text: str, others: int) -> tuple[int, ...]:
+        """The tokens of an initial prompt, as openai-whisper writes them, before so many others."""
         if not text.strip():
             return ()
         if any("\ud800" <= sign <= "\udfff" for sign in text):
             raise TokenizerError("the initial prompt is no text: some of its bytes are not UTF-8")
         told = (self.tokenizer.sot_prev, *self.tokenizer.encode(" " + text.strip()))
+        room = self.text_decoder.prompt_limit - others
         if len(told) > room:
             other = " or decode on the CPU (--decoder host)" if self.text_decoder.name == "device" else ""
             raise TokenizerError(
