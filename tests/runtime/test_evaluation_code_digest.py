@@ -9,6 +9,7 @@ from whisper_runtime.evaluation import code_digest
 OTHERS = {
     *("atomic_file", "backends", "backends.device_reader", "backends.hailort_errors", "bundle", "canonical_json"),
     *("closing", "errors", "hailort_status", "hef", "manifest", "sensors", "verified_files", "versions", "watchdog"),
+    "word_times",
 }
 
 
