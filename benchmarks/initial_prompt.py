@@ -78,12 +78,6 @@ def fitting(transcriber: Transcriber, parts: Sequence[str], chosen: random.Rando
     return ""
 
 
-def text_of(transcriber: Transcriber, audio: Path | np.ndarray, prompt: str) -> str:
-    """What is read in English."""
-    segments, _ = transcriber.transcribe(audio, language="en", initial_prompt=prompt)
-    return " ".join(segment.text for segment in segments)
-
-
 def noises() -> list[np.ndarray]:
     """Samples of noise, one to nine seconds of each."""
     found = []
@@ -131,9 +125,10 @@ def main() -> int:
             print(f"{plan.bundle_name}, {options.speech.name}, {form}: {len(utterances)} clips")
             for kind, parts in told.items():
                 chosen, began = random.Random(0), time.process_time()
-                texts = {
-                    u.id: text_of(transcriber, u.path, fitting(transcriber, parts[u.id], chosen)) for u in utterances
-                }
+                texts = {}
+                for utterance in utterances:
+                    prompt = fitting(transcriber, parts[utterance.id], chosen)
+                    texts[utterance.id] = transcriber.text(utterance.path, language="en", initial_prompt=prompt)
                 right = sum(_said(hard[name], text) for name, text in texts.items())
                 errors = count(utterances, texts)
                 print(
@@ -141,7 +136,8 @@ def main() -> int:
                     f"{time.process_time() - began:.0f} s of processor time",
                     flush=True,
                 )
-            heard = [text for text in (text_of(transcriber, noise, SENTENCE) for noise in noises()) if text]
+            echoed = (transcriber.text(noise, language="en", initial_prompt=SENTENCE) for noise in noises())
+            heard = [text for text in echoed if text]
             print(f"  noise     {len(heard)} of {3 * NOISES} heard: {heard[:3]}")
             echoes += len(heard)
     return 1 if echoes else 0

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from whisper_runtime import __version__
 from whisper_runtime.errors import AudioError, TokenizerError, WhisperError
@@ -242,6 +242,11 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--debug", action="store_true", help="show where an error came from")
 
 
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """What is asked of the text, of recordings and streams alike."""
+    return {name: getattr(options, name) for name in ("language", "task", "timestamps", "initial_prompt")}
+
+
 def _hop(text: str) -> float:
     try:
         seconds = float(text)
@@ -303,8 +308,6 @@ def _transcribe(options: argparse.Namespace) -> int:
     recordings = _recordings(options.files)
     _check_outputs(options, recordings)
     if options.output_dir is not None:
-        if options.output_dir.is_file():
-            options.refuse(f"--output-dir {options.output_dir} is a file, not a folder")
         options.output_dir.mkdir(parents=True, exist_ok=True)
     _accept_any_text()
 
@@ -344,11 +347,8 @@ def _stream(options: argparse.Namespace) -> int:
     ):
         streamed = StreamTranscriber(
             transcriber,
-            language=options.language,
-            task=options.task,
-            timestamps=options.timestamps,
-            initial_prompt=options.initial_prompt,
             hop=options.hop,
+            **_asked(options),
         )
         stream_command.stream(stream_command.open_sound(options.source), streamed, show)
     return 0
@@ -414,7 +414,7 @@ def _recordings(arguments: Sequence[str]) -> list[_Recording]:
 
 
 def _check_outputs(options: argparse.Namespace, recordings: Sequence[_Recording]) -> None:
-    """Refuse, before anything is transcribed, what could not be told apart in the end."""
+    """Refuse, before anything is transcribed, what could not be told apart in the end or has no place to go."""
     if options.output_dir is None:
         if options.format == "all":
             options.refuse("--format all needs --output-dir")
@@ -423,6 +423,8 @@ def _check_outputs(options: argparse.Namespace, recordings: Sequence[_Recording]
         if [recording.argument for recording in recordings].count(_STDIN) > 1:
             options.refuse("- stands for the one recording on stdin: name it once")
         return
+    if options.output_dir.is_file():
+        options.refuse(f"--output-dir {options.output_dir} is a file, not a folder")
     seen: dict[str, _Recording] = {}
     for recording in recordings:
         other = seen.setdefault(recording.name, recording)
@@ -437,14 +439,7 @@ def _transcribe_one(
         stack.callback(progress.clear)
         file = stack.enter_context(_on_disk(recording))
         began, calls = time.monotonic(), transcriber.text_decoder.calls
-        segments, info = transcriber.transcribe(
-            file,
-            language=options.language,
-            task=options.task,
-            timestamps=options.timestamps,
-            initial_prompt=options.initial_prompt,
-            word_timestamps=options.word_timestamps,
-        )
+        segments, info = transcriber.transcribe(file, word_timestamps=options.word_timestamps, **_asked(options))
         results = [stack.enter_context(result) for result in _results(recording, options, info)]
         progress.start(info.duration)
         end = 0.0

@@ -216,11 +216,16 @@ def _said_once(tokenizer: Tokenizer, text: Sequence[int], leads: Sequence[float]
         leads: by how much the likeliest token was above the end of text before each of them, and at the end.
     """
     for length in _doubled(text):
-        further = any(map(str.isalnum, tokenizer.decode(text[2 * length :])))
+        further = says_words(tokenizer.decode(text[2 * length :]))
         end = min(leads[2 * length :])
         if not further and leads[length] < min(end + _TWICE_LEAD, _TWICE_MOST_LEAD):
             return length
     return len(text)
+
+
+def says_words(text: str) -> bool:
+    """Whether there is a word in a text. Of noise, a model at times makes a full stop or a note."""
+    return any(map(str.isalnum, text))
 
 
 def _doubled(text: Sequence[int]) -> Iterator[int]:

@@ -187,11 +187,8 @@ class HostDecoder:
         self._check(len(tokens) - 1)
         cross, cache = self._cross[0], self._empty
         for place, token in enumerate(tokens):
-            feeds = {
-                "token_embeddings": self._embedding.embed([token], [place], 1)[:, 0],
-                "hidden": np.zeros((1, place + 1), np.float32),
-                "rows": np.zeros(int(len(prompt) - 1 <= place < len(tokens) - 1), np.int64),
-            }
+            wanted = len(prompt) - 1 <= place < len(tokens) - 1
+            feeds = self._feeds([token], [place], np.zeros((1, place + 1), np.float32), [0] if wanted else [])
             looks, logits, *values = run_session(
                 self._decoder, [ALIGNMENT, *self._outputs], {**feeds, **cross, **cache}
             )
@@ -230,11 +227,7 @@ class HostDecoder:
         Returns:
             Logits (len(rows), vocab) under all pictures, and the caches of all tokens.
         """
-        feeds = {
-            "token_embeddings": self._embedding.embed(tokens, positions, len(tokens))[:, 0],
-            "hidden": hidden,
-            "rows": np.array(rows, np.int64),
-        }
+        feeds = self._feeds(tokens, positions, hidden, rows)
         found, grown = [], list[_Cache]()
         for cross, cache in zip(self._cross, caches, strict=True):
             logits, *values = run_session(self._decoder, self._outputs, {**feeds, **cross, **cache})
@@ -242,6 +235,16 @@ class HostDecoder:
             found.append(logits)
             grown.append(dict(zip(cache, values, strict=True)))
         return mean_logits(found), grown
+
+    def _feeds(
+        self, tokens: Sequence[int], positions: Sequence[int], hidden: np.ndarray, rows: Sequence[int]
+    ) -> dict[str, np.ndarray]:
+        """The graph's inputs, but for a picture's and its cache's; as `_run`."""
+        return {
+            "token_embeddings": self._embedding.embed(tokens, positions, len(tokens))[:, 0],
+            "hidden": hidden,
+            "rows": np.array(rows, np.int64),
+        }
 
 
 def _first(cache: _Cache, count: int) -> _Cache:

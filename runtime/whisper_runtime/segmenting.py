@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from whisper_runtime.audio import SAMPLE_RATE
+from whisper_runtime.decoding import says_words
 from whisper_runtime.segment import Segment
 from whisper_runtime.token_rules import SECONDS_PER_TIMESTAMP
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.window_reader import Reading, hears_nothing, says_words
+from whisper_runtime.window_reader import Reading, hears_nothing
 
 
 def segments_of(readings: Iterable[Reading], tokenizer: Tokenizer) -> Iterator[Segment]:

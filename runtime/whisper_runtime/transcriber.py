@@ -245,9 +245,15 @@ class Transcriber(Closing):
                 info.language, info.language_probability = guess.code, guess.probability
         return self._segments(windows, encoded, spoken, info, timestamps, initial_prompt, timer), info
 
-    def text(self, audio: str | os.PathLike[str] | np.ndarray, *, language: str | None = None) -> str:
-        """Return the whole text of a recording, segments joined by spaces. Raises as `transcribe`."""
-        segments, _ = self.transcribe(audio, language=language)
+    def text(
+        self,
+        audio: str | os.PathLike[str] | np.ndarray,
+        *,
+        language: str | None = None,
+        initial_prompt: str | None = None,
+    ) -> str:
+        """Return the whole text of a recording, segments joined by spaces. Arguments and errors as of `transcribe`."""
+        segments, _ = self.transcribe(audio, language=language, initial_prompt=initial_prompt)
         return " ".join(segment.text for segment in segments)
 
     def _segments(
@@ -272,7 +278,7 @@ class Transcriber(Closing):
                 yield from segments_of(readings, self.tokenizer)
                 return
             written = ENGLISH if info.task == "translate" else guess.code
-            plain = self.prompt(guess.code, info.task).tokens
+            plain = self.tokenizer.sot_sequence(guess.code, info.task)
             for reading in readings:
                 segments = list(segments_of([reading], self.tokenizer))
                 yield from timer.timed(reading.window, segments, written, plain)

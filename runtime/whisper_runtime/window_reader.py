@@ -10,7 +10,7 @@ import numpy as np
 from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.backends import Backend, Features
 from whisper_runtime.beam_search import BeamDecoder
-from whisper_runtime.decoding import Decoded, GreedyDecoder, echo_at_end, probability
+from whisper_runtime.decoding import Decoded, GreedyDecoder, echo_at_end, probability, says_words
 from whisper_runtime.loops import letters
 from whisper_runtime.mel import window_mel
 from whisper_runtime.spoken_language import LanguageGuess
@@ -259,11 +259,6 @@ class WindowReader:
     def _repeats(self, decoded: Decoded) -> bool:
         text = self._tokenizer.decode(decoded.tokens).encode()
         return decoded.looped or len(text) > _MOST_COMPRESSION * len(zlib.compress(text))
-
-
-def says_words(text: str) -> bool:
-    """Whether there is a word in a text. Of noise, a model at times makes a full stop or a note."""
-    return any(map(str.isalnum, text))
 
 
 def hears_nothing(decoded: Decoded) -> bool:

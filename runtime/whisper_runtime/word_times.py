@@ -12,11 +12,11 @@ import numpy as np
 
 from whisper_runtime.audio import SAMPLE_RATE
 from whisper_runtime.backends import Features
+from whisper_runtime.decoding import says_words
 from whisper_runtime.errors import BackendError
 from whisper_runtime.host_decoder import HostDecoder
 from whisper_runtime.segment import Segment, Word
 from whisper_runtime.tokenizer import Tokenizer
-from whisper_runtime.window_reader import says_words
 from whisper_runtime.windows import FRAME, Window, frame_levels, quiet_frames
 
 _FRAMES_PER_SECOND = 50

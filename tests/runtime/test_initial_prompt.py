@@ -75,23 +75,17 @@ def transcriber(request, tiny_en_bundle):
         yield opened
 
 
-def text(transcriber, audio, told):
-    return " ".join(segment.text for segment in transcriber.transcribe(audio, initial_prompt=told)[0])
-
-
 def test_a_word_that_it_is_told_is_understood(transcriber, recording):
     """Without, tiny.en hears `10 of close` on most CPUs."""
-    assert text(transcriber, recording("pocketsphinx-cards-001").path, SUITS).casefold() in (
-        "10 of clubs.",
-        "ten of clubs.",
-    )
+    heard = transcriber.text(recording("pocketsphinx-cards-001").path, initial_prompt=SUITS)
+    assert heard.casefold() in ("10 of clubs.", "ten of clubs.")
 
 
 def test_noise_does_not_say_what_it_is_told(transcriber):
     """The model does: it says the command in most of these."""
     for seed in range(4):
         noise = np.random.default_rng(seed).normal(0, 0.03, (seed + 1) * SAMPLE_RATE).astype(np.float32)
-        assert text(transcriber, noise, "Set the thermostat to 21.") == ""
+        assert transcriber.text(noise, initial_prompt="Set the thermostat to 21.") == ""
 
 
 def test_the_host_has_room_for_more_than_the_slots(transcriber):
